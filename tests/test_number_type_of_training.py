@@ -69,6 +69,7 @@ def began_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[torch.dtyp
         return tiny(next((number for known, number in DTYPES.items() if known == dtype), torch.float32))
 
     monkeypatch.setattr("sordino.training.loop.GroupMember", begin)
+    monkeypatch.setattr("sordino.models.base_model.choose_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr("sordino.models.base_model.load", load)
     monkeypatch.setattr("sordino.models.sizes.sizes_of", lambda name: ModelSizes(name, tiny(torch.float32).ref))
     monkeypatch.setenv("SORDINO_LIBRARY", str(tmp_path / "library"))

@@ -91,11 +91,15 @@ def test_train_can_be_pressed_while_other_texts_are_read(tiny: Running, tab: Pag
     expect(tab.locator("#train-cost")).to_have_text("Reading the texts ...")
     expect(train).to_be_enabled()
     # What is said of the texts as they were comes too late.
+    stale = held.pop()
     pick.set_input_files([{**text("A third.")[0], "name": "third.txt"}])
     expect(tab.locator("#texts-list li")).to_have_count(2)
-    held.pop().fulfill(json=refused)
     until(lambda: tab.wait_for_timeout(50) or held)
+    with tab.expect_response("**/look"):
+        stale.fulfill(json=refused)
+    tab.wait_for_timeout(300)
     expect(train).to_be_enabled()
+    expect(tab.locator("#train-cost")).to_have_text("Reading the texts ...")
     tab.get_by_role("button", name="Start over").click()
 
 
@@ -145,8 +149,10 @@ def test_the_list_and_the_page_say_the_same_of_a_run(tiny: Running, tab: Page) -
     answers(tab, "jobs", [a_run(state="running")])
     answers(tab, "jobs/0a1b?*", a_run(state="running"))
     tab.goto(f"{tiny.url}/#train/0a1b")
-    expect(tab.locator("#run .state")).to_have_text("Loading the model · gives way to other work on this machine")
-    expect(tab.locator("#runs small")).to_have_text("Loading the model")
+    expect(tab.locator("#run .state")).to_have_text(
+        "Preparing the first step · gives way to other work on this machine"
+    )
+    expect(tab.locator("#runs small")).to_have_text("Preparing the first step")
 
 
 def test_a_run_of_another_model(tiny: Running, tab: Page) -> None:

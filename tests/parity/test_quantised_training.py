@@ -69,5 +69,5 @@ def test_a_run_goes_on_with_its_format(voice: Path, tmp_path: Path) -> None:
 
     model = sordino.load_model("smollm2", device="cpu", quantise="int8")
     trained(model, voice, tmp_path, tokens=2, steps=1, batch=1, row_tokens=64)
-    assert job_from(tmp_path / "voice.run", overwrite=True).quantise == "int8"
+    assert job_from(tmp_path / "voice.run", overwrite=True).loading.quantise == "int8"
     assert base_model.choose_format("int8") == "int8"

@@ -34,6 +34,12 @@ sys.stdin.read()
 cluster.shutdown()
 """
 STEPS = 800
+# Ray's own limits, of 15 and 30 s, are for machines that have nothing else to do.
+PATIENT = {
+    "RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S": "80",
+    "RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S": "240",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "240",
+}
 SMALL = ("--tokens=2,4", "--init=vocab", "--batch=2", "--row-tokens=16", "--dtype=float32", "texts")
 SWEEP = ("--lr=0.1,0.5", f"--steps={STEPS}", *SMALL)
 
@@ -63,7 +69,7 @@ class Running:
 
 @pytest.fixture
 def cluster(python: Path) -> Iterator[Running]:
-    env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **PATIENT}
     port = free_port()
     started = subprocess.Popen(
         [python, "-c", CLUSTER, str(port)],
@@ -74,8 +80,9 @@ def cluster(python: Path) -> Iterator[Running]:
         env=env,
     )
     assert started.stdout is not None
-    own = {"RAY_ADDRESS": started.stdout.readline().strip()}
-    yield Running({**env, **own}, env, f"ray://127.0.0.1:{port}")
+    address = started.stdout.readline().strip()
+    assert address, "the cluster did not start"
+    yield Running({**env, "RAY_ADDRESS": address}, env, f"ray://127.0.0.1:{port}")
     started.communicate(timeout=600)
 
 
@@ -95,7 +102,9 @@ def results(folder: Path) -> dict:
 def test_the_results_are_one_machines_though_a_worker_is_killed(folder: Path, python: Path, cluster: Running) -> None:
     env = cluster.inside
     command = [python, "-m", "sordino", "sweep", *SWEEP, f"--model={folder / 'model'}"]
-    alone = subprocess.run([*command, "--out-dir=alone"], cwd=folder, capture_output=True, text=True, env=env)
+    alone = subprocess.run(
+        [*command, "--out-dir=alone"], cwd=folder, capture_output=True, text=True, env=env, timeout=900
+    )
     assert alone.returncode == 0, alone.stderr
     going = subprocess.Popen(
         [*command, "--out-dir=spread", "--on=ray"],
@@ -134,8 +143,9 @@ def test_a_sweep_from_outside_the_cluster(folder: Path, python: Path, cluster: R
     said = {}
     for name, more in (("here", ()), ("outside", (f"--on={cluster.address}",))):
         done = subprocess.run(
-            [*command, f"--out-dir={name}", *more], cwd=folder, capture_output=True, text=True, env=cluster.outside
-        )
+            [*command, f"--out-dir={name}", *more],
+            cwd=folder, capture_output=True, text=True, env=cluster.outside, timeout=900,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said[name] = done.stdout
     assert_alike(results(folder / "here"), results(folder / "outside"))

@@ -76,6 +76,8 @@ def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
     # Imports torch.
     from sordino.models.base_model import training_dtype
 
+    # A wrong device is refused here in any case.
+    by_default = training_dtype(None, run.loading.device)
     first = texts.data[0] if texts.data else Path("none")
     out = run.outputs.target or default_out(first, config.kind)
     return Job(
@@ -84,7 +86,7 @@ def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
         run.model,
         run.about.metadata(run.outputs.name or without_ending(out.name)),
         config,
-        replace(run.loading, dtype=run.loading.dtype or training_dtype(None, run.loading.device)),
+        replace(run.loading, dtype=run.loading.dtype or by_default),
         samples=not run.about.no_samples,
         overwrite=run.outputs.overwrite,
     )

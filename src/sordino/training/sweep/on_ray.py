@@ -45,8 +45,9 @@ def check_ray(on: str) -> None:
     # For ray://, Ray's client also needs grpc, which ray alone does not install.
     for needed in ("ray",) if on == LOCAL else ("ray", "grpc"):
         if find_spec(needed) is None:
+            what = "Ray" if needed == "ray" else "Ray's client"
             raise MissingExtra(
-                "Ray is not installed", where="--on", got=f"no {needed}", do="pip install 'sordino[ray]'"
+                f"{what} is not installed", where="--on", got=f"no {needed}", do="pip install 'sordino[ray]'"
             )
 
 

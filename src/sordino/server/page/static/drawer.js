@@ -44,6 +44,7 @@ export function makeRoom(part, other, fold) {
   part.addEventListener("fold", ({ detail: isOpen }) => {
     if (isOpen ? other.hidden || innerWidth >= ROOM : !isAway) return;
     isAway = isOpen && !NARROW.matches;
-    fold(!isOpen, { remember: false });
+    // In a narrow window it would lie over the page.
+    if (isOpen || !NARROW.matches) fold(!isOpen, { remember: false });
   });
 }

@@ -4,8 +4,8 @@ import { $, bytes, call, clock, el, fill, setStatus } from "./dom.js";
 import { live } from "./live.js";
 import { toast } from "./toast.js";
 
-// null: nothing is known of a download, as of a file or a folder.
-const isHere = ({ download }) => !download;
+// null: how much is to be downloaded is not known.
+const isHere = ({ download }) => download === 0;
 const GROUPS = [
   ["On this machine", isHere],
   ["To download", (one) => !isHere(one)],
@@ -101,7 +101,7 @@ const isCurrent = ({ name }) => live.state?.model?.name === name;
 const verb = (one) => (isHere(one) ? "Load" : one.arrived ? "Resume" : "Download");
 
 function fetching(one) {
-  if (!one.download) return "";
+  if (!one.download) return isHere(one) ? "" : "to download";
   const whole = bytes(one.download);
   return one.arrived ? `${bytes(one.arrived)} of ${whole} here` : `${whole} to download`;
 }

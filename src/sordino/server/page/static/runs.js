@@ -83,7 +83,7 @@ export function progressOf({ job, events }) {
     if (left > 1) parts.push(`about ${clock(left)} left`);
     return { what, text: parts.join(" · "), share: total ? done / total : null };
   }
-  if (job.state === "running" && !at) parts = ["Loading the model", "gives way to other work on this machine"];
+  if (job.state === "running" && !at) parts = ["Preparing the first step", "gives way to other work on this machine"];
   if (at && job.state !== "done") parts.push(`step ${at} of ${job.steps}`);
   if (job.state === "running" && at) {
     const recent = steps.slice(-8),

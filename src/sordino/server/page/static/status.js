@@ -117,13 +117,16 @@ function tellLeftOut() {
 }
 
 // What was active when it was looked at last: {name, title, model}.
-let active = {};
+let active = {},
+  gone = null;
 
 /** Say that the soft prompt that this tab writes with was removed: what is written next has none. */
 function tellGone() {
   const model = live.state?.model?.key;
-  if (choice.isGone && choice.chosen === active.name && model === active.model)
-    toast(`${active.title} is gone from the library. What is written next has no soft prompt.`, "bad");
+  // It is back, or another is chosen: the file was only being replaced.
+  if (!choice.isGone) gone?.remove();
+  else if (choice.chosen === active.name && model === active.model)
+    gone = toast(`${active.title} is gone from the library. What is written next has no soft prompt.`, "bad");
   active = { name: choice.name, title: choice.prompt(choice.name)?.title, model };
 }
 

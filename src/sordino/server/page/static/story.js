@@ -27,7 +27,7 @@ export class StoryStore {
   #saving = null;
   #dirty = false;
   // Whether a message says that the server has not got it.
-  #isTold = false;
+  #told = "";
   // What the server and this browser have, as listed last.
   #stored = [];
   #rows;
@@ -166,7 +166,7 @@ export class StoryStore {
     story.after = PAGE_ID;
     this.#saving = call(pathOf(story.id), { method: "PUT", json, keepalive: true })
       .then((stored) => {
-        this.#isTold = false;
+        this.#told = "";
         const isNew = story.revision === 0;
         story.revision = stored.revision;
         // What was changed meanwhile is saved next.
@@ -187,8 +187,8 @@ export class StoryStore {
           return;
         }
         const where = drafted ? "Saved in this browser only" : "Not saved, export it to a file";
-        if (!this.#isTold) toast(`${where}: ${error.message}`, drafted ? "" : "bad");
-        this.#isTold = true;
+        if (this.#told !== where) toast(`${where}: ${error.message}`, drafted ? "" : "bad");
+        this.#told = where;
         setStatus($(this.ids.saved), drafted ? "in this browser only" : "not saved", "bad");
         this.#timer ??= setTimeout(() => this.save(), 2000);
       })

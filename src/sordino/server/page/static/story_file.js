@@ -1,20 +1,25 @@
 // Files that are let go over a story or a chat, and stories from files.
 
 import { addFiles } from "./prompts.js";
+import { toast } from "./toast.js";
 
-const TITLE = 300;
+const TITLE = 300,
+  // More are a folder of texts, dropped in the wrong place.
+  MOST = 20;
 
 const parsed = (file) => file.text().then(JSON.parse);
 
 /** Open each of the files that has one of these endings, and add the others to the library: soft prompts, which mkultra
  * wrote as JSON. */
 export async function openOrAdd(files, endings, open) {
-  const others = [];
+  const texts = [],
+    others = [];
   for (const file of files) {
     const isText = endings.test(file.name) && typeof (await parsed(file).catch(() => null))?.tensor !== "string";
-    if (isText) await open(file);
-    else others.push(file);
+    (isText ? texts : others).push(file);
   }
+  if (texts.length > MOST) toast(`${texts.length} files at once: to train on texts, drop them in Train.`, "bad");
+  else for (const file of texts) await open(file);
   if (others.length) addFiles(others);
 }
 

@@ -6,7 +6,7 @@ import { icon } from "./icons.js";
 const SHOWN_MS = 6000,
   MOST = 4;
 
-/** Show a message. kind: "", "good" or "bad"; a bad one stays until it is closed. action: {label, run}, a button. */
+/** Show a message, and give it back, to be removed where it no longer holds. kind: "", "good" or "bad"; a bad one stays until it is closed. action: {label, run}, a button. */
 export function toast(text, kind = "", action = null) {
   const close = () => made.remove();
   const made = el(
@@ -27,6 +27,7 @@ export function toast(text, kind = "", action = null) {
   if (kind !== "bad") closeLater(made, close);
   $("toasts").append(made);
   while ($("toasts").children.length > MOST) $("toasts").firstElementChild.remove();
+  return made;
 }
 
 /** Close a message after a while, in which neither the pointer nor the focus was on it. */
