@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 # Before anything imports torch or huggingface_hub, which read them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PIP_NO_INDEX"] = "1"
+# The width of a terminal, which xdist hands on to its workers: output that is read here is as wide as piped output.
+os.environ.pop("COLUMNS", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers with two threads each on two cores are slower than either alone.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
