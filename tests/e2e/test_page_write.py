@@ -420,7 +420,7 @@ def test_a_phone_has_one_line_for_the_facts(tab: Page) -> None:
     expect(tab.locator("#go")).to_be_enabled()
     # Of what was written too quickly there is no rate.
     tab.evaluate(
-        "import('./live.js').then(({ live }) => live.dispatchEvent(new CustomEvent('rate', { detail: 123.4 })))"
+        "async () => (await import('/ui/static/live.js')).live.dispatchEvent(new CustomEvent('rate', { detail: 123.4 }))"
     )
     expect(tab.locator("#rate")).to_contain_text("123.4")
     shown = tab.locator("#meter").evaluate("(one) => getComputedStyle(one, '::after').content")
