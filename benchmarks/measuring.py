@@ -91,7 +91,7 @@ def save(name: str, device: torch.device, rows: list[dict[str, Any]]) -> None:
 
 
 def result_file(name: str, device: torch.device) -> Path:
-    """Of a benchmark on this machine."""
+    """Where the results of a benchmark on this machine are kept."""
     suffix = "" if device.type == "cpu" else f"-{device.type}"
     folder = re.sub("[^a-z0-9]+", "-", machine_name(machine(device)).lower())
     return RESULTS / folder / f"{name}{suffix}.json"
@@ -105,7 +105,7 @@ def results_of(name: str) -> dict[str, dict[str, Any]]:
 
 
 def machine_name(machine: Mapping[str, Any]) -> str:
-    """Of its processor, or its GPU. Intel's Xeons with and without matrix units are as different as two makers' processors."""
+    """The name of its GPU, or else of its processor. Xeons with and without AMX differ as two makers' processors do."""
     if machine["gpu"]:
         return str(machine["gpu"])
     name = re.sub(r"\((R|TM)\)| Processor| CPU.*", "", machine["processor"])

@@ -298,7 +298,7 @@ def _cell(result: dict[str, Any], rows: str, field: str, target: float, higher: 
             value = row.get(field)
             # For a value with its interval, the low end.
             value = value[1] if isinstance(value, list) else value
-            # What the row times did not happen.
+            # What this row measures did not happen.
             if value is None or math.isnan(value):
                 return "**not met**"
             return f"{value:g}" if (value >= target if higher else value <= target) else f"**{value:g}**"

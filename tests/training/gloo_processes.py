@@ -36,7 +36,7 @@ def gloo(count: int, *, shard: bool = False, **model: Any) -> Launch:
                 os.environ.update(environment_of(rank, count, int(port.read_text())))
                 with joined(shard=shard) as strategy:
                     answers[rank].write_bytes(pickle.dumps(function(strategy, base)))
-                    # Who ends while another still connects to it breaks that one's connection.
+                    # A process that ends while another still connects to it breaks that connection.
                     torch.distributed.barrier()
 
             # Forked before the store starts: its threads may hold a lock of the C library, and a child would wait for ever.

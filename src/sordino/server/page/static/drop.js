@@ -2,8 +2,8 @@
 
 import { el } from "./dom.js";
 
-/** Files, and folders of them, that are dropped while `place` is shown, wherever on the page: else the browser would leave
- * the page for them. done: called with the files. */
+/** While `place` is shown, take files and folders that are dropped anywhere on the page; the browser would open them
+ * instead of it. done: called with the files. */
 export function dropZone(place, done) {
   // Text that is dragged goes where the browser puts it.
   const isHere = ({ dataTransfer }) => !place.hidden && dataTransfer.types.includes("Files"),

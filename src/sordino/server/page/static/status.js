@@ -123,7 +123,7 @@ let active = {},
 /** Say that the soft prompt that this tab writes with was removed: what is written next has none. */
 function tellGone() {
   const model = live.state?.model?.key;
-  // It is back, or another is chosen: the file was only being replaced.
+  // The file was only being replaced, or another one is chosen.
   if (!choice.isGone) gone?.remove();
   else if (choice.chosen === active.name && model === active.model)
     gone = toast(`${active.title} is gone from the library. What is written next has no soft prompt.`, "bad");

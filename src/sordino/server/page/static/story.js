@@ -26,7 +26,7 @@ export class StoryStore {
   #drafting = null;
   #saving = null;
   #dirty = false;
-  // Whether a message says that the server has not got it.
+  // What a message last said of where it is instead of on the server.
   #told = "";
   // What the server and this browser have, as listed last.
   #stored = [];

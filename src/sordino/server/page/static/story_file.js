@@ -1,4 +1,4 @@
-// Files that are let go over a story or a chat, and stories from files.
+// Files that are dropped on a story or a chat, and stories from files.
 
 import { addFiles } from "./prompts.js";
 import { toast } from "./toast.js";
@@ -9,8 +9,8 @@ const TITLE = 300,
 
 const parsed = (file) => file.text().then(JSON.parse);
 
-/** Open each of the files that has one of these endings, and add the others to the library: soft prompts, which mkultra
- * wrote as JSON. */
+/** Open each file that has one of these endings, and add the others to the library. mkultra's soft prompts are JSON too,
+ * and count as others. */
 export async function openOrAdd(files, endings, open) {
   const texts = [],
     others = [];

@@ -6,7 +6,8 @@ import { icon } from "./icons.js";
 const SHOWN_MS = 6000,
   MOST = 4;
 
-/** Show a message, and give it back, to be removed where it no longer holds. kind: "", "good" or "bad"; a bad one stays until it is closed. action: {label, run}, a button. */
+/** Show a message. Returns its element, to be removed once it no longer holds. kind: "", "good" or "bad"; a bad one stays
+ * until it is closed. action: {label, run}, a button. */
 export function toast(text, kind = "", action = null) {
   const close = () => made.remove();
   const made = el(
