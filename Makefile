@@ -15,22 +15,28 @@ FOR_USERS := .venv/.for-users
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-slow test-gpu test-lowest gguf e2e e2e-programs bench readme docs site dist audit lint models install clean
+.PHONY: demo test test-slow test-processes test-gpu test-lowest gguf e2e e2e-programs bench readme docs site dist audit lint models install clean
 
 demo: $(FOR_USERS)
 	@$(BIN)/python -m sordino.models.files smollm2
 	$(BIN)/sordino demo --overwrite
 
 test: install models
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
-# A file's tests stay in one process, which loads its models once. The files that take longest go first: pytest would sort folders.
-LONGEST := $(addprefix tests/, programs/test_vllm.py engine/test_llama_cpp_runner.py cli/test_processes.py test_project.py \
-	cases/test_old_zips_on_gptj.py notebooks/test_running.py baking/test_gguf_file.py programs/test_ray.py programs/test_lm_eval.py)
+# Tests that run several processes at once take up to four times as long beside others: these have the machine to themselves.
+PROCESSES := $(addprefix tests/, programs/test_vllm.py cli/test_processes.py programs/test_ray.py)
+test-processes: install models
+	@$(BIN)/python -m sordino.models.files gemma3-270m
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow $(PYTEST_FLAGS) $(PROCESSES)
+
+# A file's tests stay in one process, which loads its models once. The files that take longest go first.
+SLOW = $(sort $(shell grep -rl --include='test_*.py' 'mark\.slow' tests))
+FIRST := $(addprefix tests/, engine/test_llama_cpp_runner.py test_project.py baking/test_gguf_file.py training/test_queue_jobs.py)
 test-slow: install models
 	@$(BIN)/python -m sordino.models.files gemma3-270m
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not e2e" $(PYTEST_FLAGS) \
-		$(LONGEST) $(filter-out $(LONGEST),$(sort $(shell find tests -name 'test_*.py')))
+		$(FIRST) $(filter-out $(FIRST) $(PROCESSES),$(SLOW))
 
 # The tests that need an NVIDIA GPU, and a PyTorch built for it (PIP_FLAGS, constraints.txt).
 test-gpu: install models
@@ -55,7 +61,7 @@ gguf: install
 SILLYTAVERN := 1.19.0
 AXE := 4.14.1
 e2e: install models e2e-programs
-	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS) tests/e2e tests/several
 
 e2e-programs:
 	test -d .e2e/node_modules/sillytavern -a -d .e2e/node_modules/axe-core || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN) axe-core@$(AXE)

@@ -50,7 +50,7 @@ from sordino.formats import read_single
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.mixture import with_attention
 from sordino.texts.examples import Example
-from sordino.texts.neutral import BREAK, training_texts
+from sordino.texts.neutral import BREAK, packaged_openings, training_texts
 from sordino.texts.pieces import Piece
 from sordino.texts.reading import read_pieces
 from sordino.training.config import Kind, TextPaths, TrainConfig
@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def openings(self) -> tuple[str, ...]:
-        return _openings()[: self.stories]
+        return packaged_openings("texts")[: self.stories]
 
     @property
     def distances(self) -> tuple[int, ...]:
@@ -118,11 +118,12 @@ class Voice:
     def heldout(self) -> tuple[Piece, ...]:
         return tuple(read_pieces([DATA / self.name / "heldout"]).pieces)
 
-    def prepared(self, kind: Kind, *, started: str | None = None) -> PreparedRun:
+    def prepared(self, kind: Kind, *, started: str | None = None, **settings: Any) -> PreparedRun:
         plan, folder = self.plan, DATA / self.name
         config = TrainConfig(
-            kind=kind, steps=plan.steps, batch=plan.rows, validation_tokens=512, sample_every=10_000_000, measure="none"
-        )
+            kind=kind, steps=plan.steps, batch=plan.rows, validation_tokens=512, sample_every=10_000_000, measure="none",
+            **settings,
+        )  # fmt: skip
         paths = TextPaths((folder / "train",), (folder / "heldout",))
         return prepare(self.base, config, paths, started=started)
 
@@ -215,7 +216,7 @@ def main() -> None:
 def rows_of(voice: Voice, shared: Stages) -> Iterator[list[dict[str, Any]]]:
     """The judge's row and one for each writer, with those of each batch of writers."""
     plan, alone, asked = voice.plan, Writer(NOTHING, voice.base), read_instructions()[: voice.plan.instructions]
-    openings = (*plan.openings, *_openings()[-plan.others :])
+    openings = (*plan.openings, *packaged_openings("texts")[-plan.others :])
     (written,) = shared.of("stories of nothing", lambda: write_stories([alone], openings, plan.length)).values()
     stories, others = {NOTHING: written[: plan.stories]}, written[plan.stories :]
     said = {NOTHING: shared.of("answers of nothing", lambda: answers(alone, asked))}
@@ -279,10 +280,6 @@ def judge_of(voice: Voice, others: Sequence[str], stories: Sequence[str]) -> Jud
 
 def parts(base: BaseModel, ids: Sequence[int]) -> list[str]:
     return [base.decode(ids[at : at + WINDOW]) for at in range(0, len(ids), WINDOW)]
-
-
-def _openings() -> tuple[str, ...]:
-    return tuple((DATA / "openings" / "texts.txt").read_text(encoding="utf-8").splitlines())
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "amx": torch.cpu._is_amx_tile_supported(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -105,11 +106,16 @@ def results_of(name: str) -> dict[str, dict[str, Any]]:
 
 
 def machine_name(machine: Mapping[str, Any]) -> str:
-    """The name of its GPU, or else of its processor. Xeons with and without AMX differ as two makers' processors do."""
+    """The name of its GPU, or else of its processor and what sets it apart: matrix units, or no AVX-512.
+
+    Processors of one maker differ by these as much as two makers' do.
+    """
     if machine["gpu"]:
         return str(machine["gpu"])
     name = re.sub(r"\((R|TM)\)| Processor| CPU.*", "", machine["processor"])
-    return f"{name}, AMX" if machine.get("amx") else name
+    if machine.get("amx"):
+        return f"{name}, AMX"
+    return f"{name}, AVX2" if machine.get("vectors") == "AVX2" else name
 
 
 def _wait(device: torch.device) -> None:

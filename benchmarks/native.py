@@ -22,6 +22,7 @@ import torch
 from benchmarks.measuring import arguments, paired_ratio, save
 from sordino.engine.runners import llama_library
 from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_room import CellBudget
 from sordino.models import files
 
 # What is after each row, and steps of one measurement.
@@ -73,9 +74,7 @@ def measure(asked: Connection, package: str, path: Path) -> None:
     """Answer each number: rows of a step, tokens to read where it is negative, and for 0 with what was built in; None ends it."""
     llama_library.PLACES = tuple(place for place in llama_library.PLACES if place[0] == package)
     cells = max(ROWS) * 256
-    context = LlamaContext(
-        path, kv_bytes=1 << 32, max_cells=cells, row_cells=READ, sequences=max(ROWS), batch=256, threads=1
-    )
+    context = LlamaContext(path, CellBudget(1 << 32, cells, max(ROWS), row_cells=READ), batch=256, threads=1)
     while (count := asked.recv()) is not None:
         if count == 0:
             said = llama_library.library().llama_print_system_info().decode()

@@ -29,7 +29,7 @@ from benchmarks.measuring import arguments, paired_ratio, save
 from sordino.engine.config import EngineOptions
 from sordino.engine.requests import Chunk
 from sordino.engine.runners.build import embedded, torch_runner
-from sordino.engine.threads import in_thread_of_its_own
+from sordino.engine.waiting import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
 from sordino.server.addresses import Access
@@ -92,7 +92,11 @@ def main() -> None:
 def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
     """The server in this process, so that the engine's steps can be timed."""
     base = in_thread_of_its_own(lambda: load(name, device="cpu", dtype="float32"))
-    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), ServerMetrics()
+    options, library, metrics = (
+        EngineOptions(kv_memory=1024, runner="torch"),
+        Library([folder / "library"]),
+        ServerMetrics(),
+    )
     idle = Idle(ServedPrompts(None, library), metrics, ServerLimits())
 
     def open_(_: str) -> Any:
@@ -100,7 +104,7 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
         backend = embedded(runner, options)
         return opened(base, backend, library, defaults=folder / "defaults.json", metrics=metrics)
 
-    with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
+    with closing(Models(open_)) as models, closing(Page(models, idle, options, folder=folder / "data")) as page:
         serving = models.first(name)
         page.start()
         config = uvicorn.Config(

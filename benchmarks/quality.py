@@ -41,9 +41,11 @@ from sordino.texts.joined import join
 from sordino.training.calibration import Calibration
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import Finished
+from sordino.training.execute import answered
 from sordino.training.loop import train
 from sordino.training.run import PreparedRun, estimate, finish, prepare
 from sordino.training.schedule import batch_at
+from sordino.training.strategy import SINGLE_PROCESS
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
 INSTRUCTIONS = (
@@ -137,6 +139,7 @@ def trained(prepared: PreparedRun) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
+        (prepared,) = answered([prepared], Path(folder), resume=False, strategy=SINGLE_PROCESS)
         for event in train(prepared.base, prepared.run(Path(folder))):
             if isinstance(event, Finished):
                 seconds = time.monotonic() - began

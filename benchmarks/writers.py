@@ -17,6 +17,7 @@ from sordino.evaluation.distance import run_text
 from sordino.evaluation.scoring import nll_of_windows
 from sordino.forward.packing import with_leading_ids
 from sordino.models.base_model import BaseModel
+from sordino.models.chat_template import chat_ids
 from sordino.prompts.prompt import Prompt
 from sordino.texts.examples import Example
 from sordino.texts.neutral import BREAK
@@ -62,8 +63,7 @@ class Writer:
 
     def _chat(self, request: str) -> tuple[int, ...]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        opening = self.base.chat_opening([*system, {"role": "user", "content": request}])
-        return self.base.without_bos(self.base.encode_markup(opening))
+        return chat_ids(self.base, [*system, {"role": "user", "content": request}])
 
 
 def write_stories(writers: Sequence[Writer], openings: Sequence[str], tokens: int) -> dict[str, list[list[int]]]:

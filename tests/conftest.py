@@ -41,6 +41,23 @@ settings.load_profile("sordino")
 # httpx's own limit is 5 s, in one value that all its functions share.
 _limit: httpx.Timeout = httpx.get.__kwdefaults__["timeout"]
 _limit.connect = _limit.read = _limit.write = _limit.pool = WAIT
+# Unless told otherwise each request reads the certificates of all authorities, 33 ms of processor time.
+_trusted = httpx.create_ssl_context()
+for _name in ("get", "head", "options", "post", "put", "patch", "delete", "request"):
+    getattr(httpx, _name).__kwdefaults__["verify"] = _trusted
+for _client in (httpx.Client, httpx.AsyncClient):
+    _client.__init__.__kwdefaults__["verify"] = _trusted  # type: ignore[misc]
+httpx.stream.__wrapped__.__kwdefaults__["verify"] = _trusted  # type: ignore[attr-defined]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow test, or one of the page, in a file that `make test-slow` or `make e2e` does not read is an error."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    lost = [path for path in slow if "mark.slow" not in path.read_text(encoding="utf-8")]
+    driven = {item.path for item in items if item.get_closest_marker("e2e")}
+    lost += [path for path in driven if path.parent.name not in ("e2e", "several")]
+    if lost:
+        raise pytest.UsageError(f"{lost[0]}: `make test-slow` or `make e2e` would not find its tests (Makefile)")
 
 
 @pytest.fixture(scope="session", autouse=True)

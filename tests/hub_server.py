@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+
+from tests.waiting import until
 
 LARGE = (".zip", ".safetensors", ".npy", ".bin", ".pt")
 TOKEN = "hf_" + "SecretOfInes" * 3
@@ -52,7 +54,9 @@ class Repository:
 
 
 class StandIn(ThreadingHTTPServer):
-    """repositories: by USER/NAME. log: (method, path) of every request. fail: status and headers of every answer, or None.
+    """repositories: by USER/NAME. log: (method, path) of every request. ranges: of large files, as they were asked for.
+
+    fail: status and headers of every answer, or None.
 
     halfway: if set, half of a large file is sent, or one has arrived, `half_sent` is set, and the rest waits for `halfway`.
     cuts: how often the connection is cut in the middle of a large file.
@@ -65,6 +69,7 @@ class StandIn(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.log: list[tuple[str, str]] = []
+        self.ranges: list[str] = []
         self.bodies: list[bytes] = []
         self.fail: tuple[int, dict[str, str]] | None = None
         self.half_sent = threading.Event()
@@ -105,13 +110,16 @@ def use(server: StandIn, home: Path, monkeypatch: pytest.MonkeyPatch, *, token: 
 
 
 @contextmanager
-def killed_halfway(server: StandIn, home: Path, *arguments: object) -> Iterator[None]:
-    """Within, a command of ours was killed when half of a file had been sent. After that it is run again, to its end."""
+def killed_halfway(
+    server: StandIn, home: Path, *arguments: object, ready: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Within, a command of ours was killed when half of a file had been sent and `ready`. Then it is run again, to its end."""
     server.halfway = threading.Event()
     command = [sys.executable, "-m", "sordino", *map(str, arguments)]
     environment = server.environment(home)
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         assert server.half_sent.wait(300)
+        until(ready)
         child.kill()
     yield
     server.halfway.set()
@@ -285,7 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         etag = hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else git_hash(data)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
-        first = int((self.headers.get("Range") or "bytes=0-")[6:].partition("-")[0])
+        self.server.ranges += [asked] if (asked := self.headers.get("Range", "")) else []
+        first = int((asked or "bytes=0-")[6:].partition("-")[0])
         if self.command == "HEAD" or not path.endswith(LARGE):
             self._send(200, data, headers, "application/octet-stream")
             return

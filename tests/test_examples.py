@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import runpy
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,17 @@ def test_use_with_transformers(trained: tuple[Path, str], monkeypatch, capsys) -
     shown = capsys.readouterr().out
     assert shown.startswith("The keeper|")
     assert shown == "".join(f"{text}|{said}\n" for text, said in zip(["The keeper", "ships"], expected, strict=True))
+
+
+def test_the_example_of_attach_runs_on_a_file_that_train_wrote(trained: tuple[Path, str], monkeypatch, capsys) -> None:
+    base = tiny_base("llama", dtype=torch.float32)
+    monkeypatch.chdir(trained[0].parent)
+    (lines,) = re.findall(r"(?:\n {4,}\S.*)+", inspect.cleandoc(sordino.attach.__doc__ or ""))
+    exec(textwrap.dedent(lines), {"sordino": sordino, "network": base.network, "tokenizer": base.tokenizer})
+    expected = sordino.Model(base).generate(
+        ["It rained all day", "The door"], sordino.load("voice.zip"), hold="off", max_tokens=60, temperature=0
+    )
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_convert_a_file(trained: tuple[Path, str], tmp_path: Path, capsys) -> None:

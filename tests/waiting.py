@@ -13,10 +13,12 @@ WAIT = 240.0
 
 def until(holds: Callable[[], object], what: Callable[[], object] | str = "", seconds: float = WAIT) -> None:
     """what: what is said if it never holds."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.01)
+        waited = time.monotonic() - began
+        assert waited < seconds, what() if callable(what) else what
+        # After a long wait it asks less often, and leaves the processor to what it waits for.
+        time.sleep(min(max(0.01, waited / 20), 0.2))
 
 
 def free_port() -> int:

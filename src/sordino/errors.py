@@ -18,6 +18,7 @@ Every error says, in one line: what went wrong, where, what was expected and wha
      ├─ OutOfMemory               memory ran out; the message names the flag to lower
      ├─ EngineBusy                more requests wait than the queue holds
      └─ TrainingError             training cannot go on
+         ├─ CheckpointError       a run cannot be resumed: its checkpoint is missing, damaged, or another run's (also a BadInput)
          ├─ Diverged              the loss is not a number; the last good matrix was kept
          └─ ProcessLost           another process of the run ended; the run can go on from its checkpoint
 """
@@ -144,6 +145,10 @@ class EngineBusy(SordinoError):
 
 class TrainingError(SordinoError):
     """Training cannot go on."""
+
+
+class CheckpointError(TrainingError, BadInput):
+    """A run cannot be resumed: its checkpoint is missing, damaged, or another run's."""
 
 
 class Diverged(TrainingError):

@@ -18,7 +18,7 @@ def test_what_is_saved_is_loaded(to: str, model, tmp_path: Path) -> None:
     made = prompt(model.base)
     made.save(str(tmp_path / "voice"), to=to)
     assert sordino.load(str(tmp_path / "voice")).content_hash == made.content_hash
-    with pytest.raises(BadInput, match="there is a file of this name"):
+    with pytest.raises(BadInput, match=f"there is a {'folder' if to == 'peft' else 'file'} of this name"):
         made.save(tmp_path / "voice", to=to)
     made.save(tmp_path / "voice", to=to, overwrite=True)
 
@@ -46,6 +46,21 @@ def test_what_a_file_cannot_say_is_logged(model, tmp_path: Path, caplog: pytest.
     prompt(model.base).with_metadata(author="A", placement="after_bos").save(tmp_path / "other.npy", to="npy")
     assert "author" in caplog.messages[0]
     assert "after BOS" in caplog.messages[1]
+
+
+def test_a_name_that_says_another_format_is_refused(model, tmp_path: Path) -> None:
+    """A prompt saved as voice.npy was a zip, which numpy read as an archive."""
+    made = prompt(model.base)
+    for name, to, words in (
+        ("voice.npy", "kobold", "to and the name disagree; expected a name in .zip, got .npy"),
+        ("voice.kv.zip", "kobold", "expected a name in .zip, got .kv.zip"),
+        ("voice.zip", "peft", "expected a name in no ending .a folder., got .zip"),
+        ("voice.pt", "kobold", "which Sordino reads but does not write"),
+        ("voice.zip", "zip", "not a format that can be written"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            made.save(tmp_path / name, to=to)
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors_name_arguments_and_not_flags(model, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_stop_is_a_text_or_several(model) -> None:
 def test_what_cannot_be_is_refused(model) -> None:
     with pytest.raises(BadInput, match="2 texts, 3 prompts, 1 seeds"):
         model.generate(["a", "b"], [None, None, None])
+    for wrong in (5, None, ["a", 5], [[1, 2]]):
+        with pytest.raises(BadInput, match="text: wrong type; expected a string, or a list of them, got"):
+            model.generate(wrong)
     with pytest.raises(ConfigError, match="unknown setting; got max_token"):
         model.generate("a", max_token=3)
     with pytest.raises(DoesNotFit):

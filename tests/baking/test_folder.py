@@ -99,7 +99,11 @@ def test_a_baked_model_is_a_base_model_but_for_other_soft_prompts(tmp_path: Path
         with pytest.raises(BadInput, match="soft prompts as tokens already"):
             bake(str(tmp_path / "baked"), {name: soft}, tmp_path / "twice")
     # Without a template another may come on top, but none of the same name.
-    (tmp_path / "baked" / "chat_template.jinja").unlink()
+    settings = tmp_path / "baked" / "tokenizer_config.json"
+    known = json.loads(settings.read_text())
+    # Where all programs look for it, text-generation-inference too.
+    assert "<|voice:0|>" in known.pop("chat_template")
+    settings.write_text(json.dumps(known))
     with pytest.raises(BadInput, match="soft prompts as tokens already"):
         bake(str(tmp_path / "baked"), {"voice": soft}, tmp_path / "twice")
     bake(str(tmp_path / "baked"), {"second": soft}, tmp_path / "twice")

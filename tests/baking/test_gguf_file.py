@@ -275,7 +275,7 @@ def test_llama_cpps_own_server_writes_as_we_do_with_the_soft_prompt(case: Case, 
 def test_its_chat_template_writes_the_tokens_of_the_chosen(smollm2_baked: Case) -> None:
     turns = {"messages": [{"role": "user", "content": "Hello"}]}
     texts = smollm2_baked.baked.texts
-    with llama_server(smollm2_baked.target, 2) as url:
+    with llama_server(smollm2_baked.target, 1) as url:
 
         def shown(**variables: str) -> httpx.Response:
             body = turns | ({"chat_template_kwargs": variables} if variables else {})

@@ -363,6 +363,16 @@ def test_a_disk_that_fills_while_the_hub_is_asked_is_not_called_an_unreachable_h
             hub._download("someone/tiny", ["*.json"], "")
 
 
+def test_a_misspelt_name_is_noticed_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ModelError, match=r"cannot be reached; try again .*; did you mean smollm2\?"):
+        files.prepare(files.resolve("smolm2"))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "tokenizer_config.json"])
 def test_a_file_that_may_not_be_read_is_not_called_broken(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch

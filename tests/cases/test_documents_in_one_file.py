@@ -191,5 +191,5 @@ def test_many_markers_take_no_time(tmp_path: Path) -> None:
 
 
 def test_a_file_of_markers_alone_is_empty(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no text to learn from"):
+    with pytest.raises(DataError, match="there is no text in it"):
         reading(tmp_path / "a.txt", "<|endoftext|>\n" * 3)

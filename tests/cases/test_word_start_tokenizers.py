@@ -25,7 +25,7 @@ from sordino.evaluation.measuring import measure
 from sordino.evaluation.scoring import windows_behind
 from sordino.evaluation.tasks import labels_of
 from sordino.models.base_model import BaseModel
-from sordino.server.generation import chat_ids
+from sordino.models.chat_template import chat_ids
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, chat
 from tests.server.running import running

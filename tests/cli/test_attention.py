@@ -64,7 +64,10 @@ def test_components_keep_their_own_or_get_one_each(library: Path, tmp_path: Path
     [
         (("--hold", "on"), "--hold: not understood"),
         (("--hold", "1.5"), "--hold: not understood"),
-        (("--hold", "2000000"), "--hold: out of range"),
+        (
+            ("--hold", "2000000"),
+            "--hold: out of range; expected a whole number of tokens from 1 to 1000000, or off, got",
+        ),
         (("--strength", "much"), "--strength: not understood"),
         (("--strength", "9"), "--strength: out of range"),
         (("--hold", "1,2"), "--hold: a list is for a mixture's components"),

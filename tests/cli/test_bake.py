@@ -50,6 +50,11 @@ def test_what_is_refused(here: Path) -> None:
         (("oil", "--model", "tiny.gguf", "--out", "nowhere/x.gguf"), "the folder does not exist"),
         (("oil", "--model", "tiny.gguf", "--out", "tiny.gguf"), "there is a file of this name"),
         (("oil", "--model", "tiny.gguf", "--out", "x.gguf", "--always"), "--always"),
+        (
+            ("oil", "--model", "tiny.gguf", "--out", "oil.zip"),
+            "expected NAME.gguf, or the name of a folder, got oil.zip",
+        ),
+        (("oil", "--model", "tiny.gguf", "--out", "oil.kv.zip"), "the name of a soft prompt's file"),
         (("wide", "--model", "tiny.gguf", "--out", "x.gguf"), "does not fit"),
         (("oil", "oil", "--model", "tiny.gguf", "--out", "x.gguf"), "given twice"),
         (("nobody", "--model", "tiny.gguf", "--out", "x.gguf"), "nobody"),

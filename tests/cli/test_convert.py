@@ -61,6 +61,7 @@ def test_convert_replaces_with_force_and_takes_odd_names_with_to(folder: Path) -
 def test_convert_to_a_folder_never_deletes_documents(folder: Path) -> None:
     Path("documents").mkdir()
     Path("documents/thesis.txt").write_text("years of work")
+    assert "there is a folder of this name" in refused("convert", "keeper", "documents")
     refused("convert", "keeper", "documents", "--force")
     assert Path("documents/thesis.txt").read_text() == "years of work"
 

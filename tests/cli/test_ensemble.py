@@ -97,7 +97,7 @@ def test_different_base_models_are_refused_and_equal_ones_kept(library: Path) ->
 def test_the_same_matrix_twice_is_said(library: Path) -> None:
     drop_voice(library / "mist.zip", seed=1)
     result = done("ensemble", "build", "fog", "mist", "--out", "e.mix.zip")
-    assert "mist is the same matrix as fog" in result.stderr
+    assert "mist holds the same numbers as fog" in result.stderr
 
 
 # The library

@@ -64,7 +64,7 @@ def test_json_has_all_of_it(library: Path, tmp_path: Path) -> None:
 
 def test_continuations_are_a_table_of_their_own(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = partial(ContinuationConfig, tokens=8, behind=20)
-    monkeypatch.setattr("sordino.cli.distance.ContinuationConfig", short)
+    monkeypatch.setattr("sordino.cli.evaluate.ContinuationConfig", short)
     command = ("evaluate", "fog", "--hold", 16, "--heldout", tmp_path / "heldout", "--continuations", 6, *FAST)
     text = ok(*command)
     for part in ("What the model writes after other text", "distinct-2", "fog, held from 16", "fog, not held"):
@@ -124,7 +124,9 @@ def test_bad_distances_are_refused(library: Path, tmp_path: Path) -> None:
     assert "give --distance too" in refused(*held, "--picture", tmp_path / "far.png")
     assert "give --picture too" in refused(*held, "--distance", "64", "--overwrite")
     assert "not a list of distances" in refused(*held, "--distance", "near")
-    assert "not a list of distances" in refused(*held, "--distance", "-5,64")
+    assert "not a list of distances; expected 0,64,256: ascending from 0, got -5,0,64" in refused(
+        *held, "--distance", "-5,64"
+    )
     assert "not a folder of a LoRA adapter" in refused(*held, "--distance", "64", "--lora", tmp_path)
     assert "give shorter distances" in refused(*held, "--distance", "9999", *FAST)
 

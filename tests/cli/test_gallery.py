@@ -43,14 +43,24 @@ def test_build_says_what_it_left_out(library: Path, tmp_path: Path) -> None:
     assert "left out: bad.zip" in result.stderr
     assert "--url" in result.stderr
     assert json.loads(result.stdout)["names"] == ["keeper"]
-    assert "no soft prompt to offer" in refused("gallery", "build", library, "--out", tmp_path / "empty")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "bad.zip").write_bytes(b"nothing")
+    for folder, site in ((library, "empty"), (broken, "site/deeper")):
+        assert "no soft prompt to offer" in refused("gallery", "build", folder, "--out", tmp_path / site)
+        assert not (tmp_path / site).exists()
     assert "no such folder" in refused("gallery", "build", tmp_path / "typo", "--out", tmp_path / "site")
     assert "plain http" in refused(
         "gallery", "build", tmp_path / "library", "--out", tmp_path / "site", "--url", "http://files.example"
     )
 
 
-def test_from_the_page_to_the_library(host: FileHost, library: Path) -> None:
+def cached(tmp_path: Path) -> list[str]:
+    """What galleries have in the cache."""
+    return [path.name for path in (tmp_path / "cache" / "galleries").rglob("*.zip")]
+
+
+def test_from_the_page_to_the_library(host: FileHost, library: Path, tmp_path: Path) -> None:
     added = ok("gallery", "add", f"{host.url}/index.html")
     assert "My voices: 1 soft prompt" in added
     # The page and its data are one gallery.
@@ -63,7 +73,13 @@ def test_from_the_page_to_the_library(host: FileHost, library: Path) -> None:
     assert "org/small" in listed
     assert "Installed keeper" in ok("install", "keeper@my-voices")
     assert formats.read(library / "keeper.zip").metadata == KNOWN
+    assert cached(tmp_path) == [], "the library has it"
     assert "Already in the library" in ok("install", "keeper@my-voices")
+    Library([library]).add(SoftPrompt(matrix(9), KNOWN), name="keeper", replace=True)
+    assert "another soft prompt has this name" in refused("install", "keeper@my-voices")
+    assert cached(tmp_path) == ["keeper.zip"], "for another try"
+    ok("install", "keeper@my-voices", "--replace")
+    assert cached(tmp_path) == []
     ok("gallery", "remove", "my-voices")
     assert "No gallery was added" in ok("gallery", "list")
     assert (library / "keeper.zip").is_file()

@@ -112,6 +112,19 @@ def test_training_goes_on_from_a_kv_prompt(library: Path) -> None:
     assert "can start only one of its own kind" in refused(*train, "--out", "v.zip")
 
 
+def test_training_learns_the_models_own_answers(library: Path) -> None:
+    Path("t.txt").write_text("the lamp was over the sea and the keeper wrote. " * 40, "utf-8")
+    train = ("train", "t.txt", "--kind", "kv", "--tokens", 2, "--steps", 2, "--row-tokens", 96, "--measure", "none")
+    ok(*train, "--answers", 0.5, "--out", "v.kv.zip")
+    ok(*train, "--answers", "off", "--out", "w.kv.zip")
+    ok(*train, "--answers", 1.5, "--out", "x.kv.zip")
+    recipes = [formats.read_single(Path(f"{name}.kv.zip")).metadata.training for name in "vwx"]
+    assert [recipe["answers"] for recipe in recipes] == [0.5, 0.0, 1.5]
+    assert [Path(f"{name}.kv.run/answers.jsonl").exists() for name in "vwx"] == [True, False, True]
+    assert "--answers" in refused(*train, "--answers", "some", "--out", "y.kv.zip")
+    assert "--answers: out of range; expected 0 to 10, got 11" in refused(*train, "--answers", 11, "--out", "y.kv.zip")
+
+
 def test_what_needs_a_matrix_is_refused_by_name(library: Path) -> None:
     needs = "a KV prompt, where an embedding prompt is needed"
     Path("t.txt").write_text("the lamp was over the sea", "utf-8")

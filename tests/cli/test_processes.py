@@ -24,8 +24,7 @@ from sordino.training.checkpoint import read_header
 from sordino.training.launch import LOOPBACK, environment_of, store_at
 from sordino.training.sweep import on_ray
 from tests.cli.commands import refused, run
-from tests.tiny_models import saved_tiny
-from tests.training.runs import off, write_texts
+from tests.training.runs import model_and_texts, off
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 30
 SHORT = ("--tokens=4", "--batch=3", "--row-tokens=32", "--init=vocab", "--dtype=float32", "--model=model", "texts")
@@ -39,11 +38,7 @@ PATIENCE = 600.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model and texts."""
-    made = tmp_path_factory.mktemp("processes")
-    saved_tiny(made / "model")
-    write_texts(made / "texts", (f"{number}. {TEXT}" for number in range(3)))
-    return made
+    return model_and_texts(tmp_path_factory.mktemp("processes"), (f"{number}. {TEXT}" for number in range(3)))
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from sordino.errors import BadInput, StorageError
 from tests.waiting import WAIT
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
+FILE = Path(__file__).resolve().parents[1] / "golden" / "v1.zip"
 
 NO_TORCH = """
 import sys
@@ -208,6 +209,20 @@ def test_a_refusal_of_the_system_names_the_file(failing) -> None:
     assert (result.exit_code, result.stderr) == (1, "error: texts/a.txt: Permission denied\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that a process works in")
+def test_a_working_directory_that_is_gone_is_no_bug(failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as raised:
+        os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    result = failing(raised.value)
+    assert result.exit_code == 1
+    assert result.stderr == "error: the working directory has been removed; change to another\n"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_behind_the_output_is_no_bug(failing, code: int) -> None:
     result = failing(OSError(code, os.strerror(code)))
@@ -236,8 +251,10 @@ def test_debug_lets_the_traceback_through(failing, error: Exception) -> None:
 @pytest.mark.skipif(
     sys.platform == "win32", reason="Windows has no broken pipes: a reader that leaves gives another error"
 )
-@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
-def test_a_reader_that_leaves_causes_no_traceback(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "--help"], ["help", "list"], ["show", str(FILE)], ["show", str(FILE), "--json"]]
+)
+def test_a_reader_that_leaves_ends_the_command_as_a_shell_says_it(arguments: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
@@ -251,8 +268,9 @@ def test_a_reader_that_leaves_causes_no_traceback(arguments: list[str]) -> None:
         )
     finally:
         os.close(write_end)
+    assert done.returncode == 141, done.stderr
     assert "Traceback" not in done.stderr
-    assert "internal error" not in done.stderr
+    assert "error" not in done.stderr
 
 
 def test_printable_keeps_text_and_drops_what_steers_a_terminal() -> None:

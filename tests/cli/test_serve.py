@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -221,6 +222,9 @@ def test_without_a_model_it_says_how_to_get_one(tmp_path: Path) -> None:
         headers = {"Authorization": "Bearer sesame"}
         assert httpx.get(f"{found[1]}/v1/soft_prompts", headers=headers).status_code == 200
         assert httpx.get(f"{found[1]}/v1/soft_prompts").status_code == 401
+        # Without a model it needs neither matplotlib nor transformers' models, which import scipy where it is installed.
+        if (loaded := Path(f"/proc/{process.process.pid}/maps")).exists():
+            assert not re.findall("/matplotlib/|/scipy/", loaded.read_text())
 
 
 def test_two_ctrl_c_wait_for_nobody(server: tuple[Process, str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from sordino import formats
-from sordino.cli.interrupts import stop_on_interrupt
+from sordino.cli.console import stop_on_interrupt
 from sordino.models.base_model import BaseModel
 from sordino.models.sizes import ModelSizes
 from sordino.training import execute, loop
@@ -178,9 +178,11 @@ def test_texts_in_another_order_are_noticed(texts: Path, monkeypatch: pytest.Mon
     folder = stopped_run(texts, monkeypatch)
     for path in list(texts.iterdir()):
         path.rename(texts / f"{99 - int(path.stem)}.txt")
-    result = run("train", "--resume", folder)
-    assert result.exit_code != 0
-    assert "order of the texts" in result.output
+    assert "order of the texts" in refused("train", "--resume", folder)
+
+
+def test_a_folder_without_a_run_is_wrong_input(tmp_path: Path) -> None:
+    assert "no run to resume here" in refused("train", "--resume", tmp_path)
 
 
 @pytest.mark.parametrize(

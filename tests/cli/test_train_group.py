@@ -131,7 +131,7 @@ def test_a_strangers_file_of_that_name_is_not_overwritten(monkeypatch: pytest.Mo
 
 
 def test_minutes_are_those_of_all() -> None:
-    said = ok("train", *BOTH, *QUICK[2:], "--minutes", 0.02)
+    said = ok("train", *BOTH, *QUICK[2:], "--minutes", 0.1)
     assert "2 soft prompts together" in said
     steps = {formats.read(Path(f"voices/{name}.zip")).metadata.training["steps"] for name in ("log", "tale")}
     assert len(steps) == 1

@@ -70,7 +70,7 @@ def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
     assert not broken
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     one = Server(tmp_path_factory.mktemp("server"), "--model", "smollm2")
     yield one

@@ -34,6 +34,11 @@ NEEDED = [
 
 PROMPTS = resources.files("sordino").joinpath("data", "prompts")
 
+# Every message that the page sends is in `window.sent`, too.
+KEEPS_SENT = """window.sent = [];
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (said) { window.sent.push(said); return send.call(this, said); };
+"""
 # Puts a text into the story as a paste does, with the caret at its end.
 PASTE = """text => {
     const field = document.querySelector("#story");

@@ -14,7 +14,7 @@ from sordino import formats
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from tests.e2e.browser import browser, faults
-from tests.e2e.steps import NEEDED, choose, likeliest
+from tests.e2e.steps import KEEPS_SENT, NEEDED, choose, likeliest
 from tests.server.running import Running, running, voice
 
 pytestmark = NEEDED
@@ -39,10 +39,7 @@ def asked_weights(page: Page) -> list[str]:
 def test_sliders_weigh_what_is_written_next(server: Running) -> None:
     with browser() as chromium:
         page = chromium.new_context(viewport={"width": 375, "height": 800}).new_page()
-        page.add_init_script(
-            "window.sent = []; const send = WebSocket.prototype.send;"
-            "WebSocket.prototype.send = function (said) { window.sent.push(said); return send.call(this, said); };"
-        )
+        page.add_init_script(KEEPS_SENT)
         page.goto(server.url)
         expect(page.locator("#mixing")).to_be_hidden()
         choose(page, "three")

@@ -121,20 +121,27 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     page.get_by_role("button", name="Undo").click()
     expect(story).to_have_value(written)
     new_tokens(page, 80)
-    # What was typed after it comes back with it.
-    story.press_sequentially(" Then he slept.")
+    # So it does with what was typed after it, and Redo brings both back.
+    story.press("Control+End")
+    page.keyboard.insert_text(" Then he slept.")
+    typed = story.input_value()
+    page.get_by_role("button", name="Undo").click()
+    expect(story).to_have_value(written)
     page.get_by_role("button", name="Undo").click()
     opening = story.input_value()
     assert len(opening) < len(written)
     page.get_by_role("button", name="Redo").click()
-    expect(story).to_have_value(f"{written} Then he slept.")
-    page.get_by_role("button", name="Undo").click()
-    expect(story).to_have_value(opening)
+    expect(story).to_have_value(written)
+    page.get_by_role("button", name="Redo").click()
+    expect(story).to_have_value(typed)
+    for before in (written, opening):
+        page.get_by_role("button", name="Undo").click()
+        expect(story).to_have_value(before)
     # Compare: side by side, in one batch.
     page.locator("#compare-open").click()
     page.locator("#compare-go").click()
     expect(page.locator("#columns article")).to_have_count(2)
-    expect(page.locator("#compare-go")).to_have_text("Compare", timeout=WAIT)
+    expect(page.locator("#compare-go")).to_have_text("Compare again", timeout=WAIT)
     assert all(len(text) > 40 for text in page.locator("#columns article span").all_inner_texts())
     fitting(page)
     shot(page, "compare")
@@ -191,6 +198,8 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     lamp(page, "blue")
     expect(page.get_by_role("button", name="Continue")).to_be_enabled()
     assert story.input_value() == had
+    # What no longer holds is no longer said.
+    expect(page.locator("#write-status")).to_have_text("")
     expect(page.locator("#saved")).to_have_text("saved")
     # The same story in another tab, changed there first.
     other = page.context.new_page()

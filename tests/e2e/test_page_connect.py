@@ -31,6 +31,8 @@ def test_each_program_has_its_steps(server: Server, page: Page) -> None:
         expect(card).to_contain_text("smollm2:keeper")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy the code for curl").click()
+    # While "Copied" stands on it, its name says so too.
+    expect(page.get_by_role("button", name="Copied the code for curl")).to_have_text("Copied")
     copied = page.evaluate("() => navigator.clipboard.readText()")
     assert f"{server.url}/v1/completions" in copied
     assert '"model": "smollm2:keeper"' in copied

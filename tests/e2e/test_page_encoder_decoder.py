@@ -106,7 +106,7 @@ def test_compare_makes_a_column_the_output(tiny: Running, tab: Page) -> None:
     generate(tab)
     tab.locator("#compare-open").click()
     tab.locator("#compare-go").click()
-    expect(tab.locator("#compare-go")).to_have_text("Compare")
+    expect(tab.locator("#compare-go")).to_have_text("Compare again")
     columns = tab.locator("#columns article span")
     expect(columns).to_have_text([completed(tiny, ""), completed(tiny, ":keeper")], use_inner_text=False)
     tab.get_by_role("button", name="Use this one: No soft prompt").click()

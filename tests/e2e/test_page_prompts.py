@@ -14,7 +14,7 @@ from sordino.models import fingerprint
 from sordino.models.cache import locked
 from sordino.models.gguf_header import read_gguf_header
 from tests.cases.test_old_zips import SPELLINGS, old_zip
-from tests.e2e.steps import NEEDED, PROMPTS, WAIT, Server, fitting, lamp, prompt_action, prompt_row
+from tests.e2e.steps import NEEDED, PROMPTS, WAIT, Server, drop, fitting, lamp, prompt_action, prompt_row
 from tests.tiny_models import tiny, tiny_gguf
 
 pytestmark = NEEDED
@@ -57,6 +57,37 @@ def test_a_folder_of_old_files(server: Server, page: Page, tmp_path: Path) -> No
     row.get_by_role("button", name="Load GPT-J 6B (about 24 GB)").click()
     expect(page.locator("#models-error")).to_have_text("EleutherAI/gpt-j-6b: the Hugging Face Hub cannot be reached")
     assert asked == [{"name": "EleutherAI/gpt-j-6b"}]
+
+
+def test_files_are_dropped(page: Page) -> None:
+    """Several, and a broken one."""
+    lamp(page, "blue")
+    page.get_by_role("link", name="Prompts", exact=True).click()
+    keeper, other = (PROMPTS.joinpath(f"{name}.zip").read_bytes() for name in ("keeper", "village-gazette"))
+    drop(page.locator("#prompts"), [("keeper.zip", keeper), ("<b>bad</b>.zip", b"PK nothing")])
+    expect(page.locator("#toasts")).to_contain_text("1 added, it fits smollm2; 1 failed")
+    expect(page.locator("#upload-failed")).to_contain_text("<b>bad</b>.zip: ")
+    # Another of its name is refused in the page's own words, not in those of a field that it does not have.
+    drop(page.locator("#prompts"), [("keeper.zip", other)])
+    expect(page.locator("#upload-failed li")).to_contain_text("keeper.zip: another soft prompt has this name.")
+    keeper_row = prompt_row(page, "keeper.zip")
+    # What it says about itself is changed, and deleting takes two clicks.
+    prompt_action(page, "keeper.zip", "Edit")
+    page.locator("#prompt").get_by_label("Author", exact=True).fill("<i>me</i>")
+    page.locator("#prompt").get_by_role("button", name="Save").click()
+    expect(page.locator("#toasts")).to_contain_text("Saved to keeper.zip")
+    page.get_by_role("link", name="Prompts", exact=True).click()
+    expect(keeper_row).to_contain_text("<i>me</i>")
+    prompt_action(page, "keeper.zip", "Delete")
+    # Something else changes the table meanwhile: the question stands.
+    drop(page.locator("#prompts"), [("empty.zip", b"")])
+    expect(page.locator("#upload-failed")).to_contain_text("empty.zip: ")
+    keeper_row.get_by_role("button", name="Really delete?").click()
+    expect(page.locator("#toasts")).to_contain_text("keeper.zip moved to the library's trash")
+    expect(page.get_by_text("The library is empty.")).to_be_visible()
+    # It is put back, and goes again.
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(keeper_row).to_contain_text("<i>me</i>")
 
 
 def test_the_page_of_a_soft_prompt(server: Server, page: Page) -> None:

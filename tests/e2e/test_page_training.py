@@ -9,31 +9,32 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, drop, fitting, lamp, likeliest, prompt_action, prompt_row, shot
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.e2e.steps import NEEDED, WAIT, Server, drop, fitting, lamp, likeliest, shot
+from tests.tiny_models import saved_tiny
 from tests.waiting import until
 
 pytestmark = NEEDED
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """Its runs are its test's."""
-    one = Server(tmp_path, "--model", "smollm2")
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """With a tiny model, or with the one that a test names. Its runs are its test's."""
+    model = getattr(request, "param", "") or str(saved_tiny(tmp_path / "tiny"))
+    one = Server(tmp_path, "--model", model)
     yield one
     one.close()
 
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
-SMALL = {"steps": "20", "batch": "1", "row_tokens": "32", "evaluate_every": "5", "sample_every": "5"}
+# Without other text between prompt and rows, which would take most of the time.
+SMALL = {"steps": "20", "batch": "1", "row_tokens": "32", "context": "0", "evaluate_every": "5", "sample_every": "10"}
+ENDLESS = {"steps": "100000", "evaluate_every": "100000", "sample_every": "100000", "patience": "0"}
 
 # What a run that memory ended says, in the names of the page's fields.
 _LOWER = (
@@ -88,6 +89,7 @@ def action(run: Locator, name: str) -> None:
     run.get_by_role("button", name=name).click()
 
 
+@pytest.mark.parametrize("server", ["smollm2"], indirect=True)
 def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
@@ -101,7 +103,8 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     page.reload()
     expect(page.locator("#texts-list")).to_contain_text("log-2.txt")
     page.locator("#train-name").fill("A <i>keeper</i>")
-    fill(page)
+    # As by default: half of the steps have other text between prompt and rows.
+    fill(page, context="0.5")
     expect(page.locator("#texts-are")).to_contain_text("pieces to train on", timeout=WAIT)
     expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
     shot(page, "train")
@@ -158,40 +161,6 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
 
 
-def test_files_are_dropped(page: Page) -> None:
-    """Soft prompts, several and a broken one."""
-    lamp(page, "blue")
-    page.get_by_role("link", name="Prompts", exact=True).click()
-    keeper, other = (
-        resources.files("sordino").joinpath("data", "prompts", f"{name}.zip").read_bytes()
-        for name in ("keeper", "village-gazette")
-    )
-    drop(page.locator("#prompts"), [("keeper.zip", keeper), ("<b>bad</b>.zip", b"PK nothing")])
-    expect(page.locator("#toasts")).to_contain_text("1 added, it fits smollm2; 1 failed")
-    expect(page.locator("#upload-failed")).to_contain_text("<b>bad</b>.zip: ")
-    # Another of its name is refused in the page's own words, not in those of a field that it does not have.
-    drop(page.locator("#prompts"), [("keeper.zip", other)])
-    expect(page.locator("#upload-failed li")).to_contain_text("keeper.zip: another soft prompt has this name.")
-    keeper_row = prompt_row(page, "keeper.zip")
-    # What it says about itself is changed, and deleting takes two clicks.
-    prompt_action(page, "keeper.zip", "Edit")
-    page.locator("#prompt").get_by_label("Author", exact=True).fill("<i>me</i>")
-    page.locator("#prompt").get_by_role("button", name="Save").click()
-    expect(page.locator("#toasts")).to_contain_text("Saved to keeper.zip")
-    page.get_by_role("link", name="Prompts", exact=True).click()
-    expect(keeper_row).to_contain_text("<i>me</i>")
-    prompt_action(page, "keeper.zip", "Delete")
-    # Something else changes the table meanwhile: the question stands.
-    drop(page.locator("#prompts"), [("empty.zip", b"")])
-    expect(page.locator("#upload-failed")).to_contain_text("empty.zip: ")
-    keeper_row.get_by_role("button", name="Really delete?").click()
-    expect(page.locator("#toasts")).to_contain_text("keeper.zip moved to the library's trash")
-    expect(page.get_by_text("The library is empty.")).to_be_visible()
-    # It is put back, and goes again.
-    page.locator("#toasts").get_by_role("button", name="Undo").click()
-    expect(keeper_row).to_contain_text("<i>me</i>")
-
-
 def test_texts_are_dropped_and_pasted(page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
@@ -240,7 +209,7 @@ def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
 def test_a_second_run_waits_for_the_first(server: Server, page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
-    first = begin(page, "first", [log(0), log(1), log(2)], steps="100000", patience="0")
+    first = begin(page, "first", [log(0), log(1), log(2)], **ENDLESS)
     expect(first.locator(".state")).to_contain_text("Training · step", timeout=WAIT)
     page.get_by_role("link", name="New soft prompt").click()
     # Texts that are dropped while the server is still asked to train are another run's.
@@ -293,16 +262,14 @@ def test_a_run_that_memory_ends_says_what_to_lower(
     # What threads and drivers reserve for themselves counts too, and differs between machines.
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path / "tiny")
-    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
-    server = Server(tmp_path, "--model", str(tmp_path / "tiny"), "--kv-memory", "64", memory=_MEMORY)
+    server = Server(tmp_path, "--model", str(saved_tiny(tmp_path / "tiny")), "--kv-memory", "64", memory=_MEMORY)
     try:
         page = chromium.new_page(viewport={"width": 1100, "height": 900})
         page.goto(server.url)
         lamp(page, "blue")
         page.get_by_role("link", name="Train", exact=True).click()
-        texts = [log(number, lines=4000) for number in range(4)]
-        run = begin(page, "taken", texts, steps="100000", evaluate_every="100000", patience="0", tokens="4")
+        texts = [log(number, lines=1600) for number in range(4)]
+        run = begin(page, "taken", texts, tokens="4", **ENDLESS)
         expect(run.locator(".state")).to_contain_text("Training", timeout=WAIT)
         [job] = server.training.glob("*/job.json")
         os.kill(json.loads(job.read_text())["pid"], signal.SIGKILL)

@@ -9,7 +9,7 @@ import httpx
 from playwright.sync_api import Page, Route, expect
 
 from sordino import formats
-from tests.e2e.steps import NEEDED, choose, drop, prompt_row
+from tests.e2e.steps import NEEDED, choose, drop, lamp, prompt_row
 from tests.server.running import Running, voice
 
 pytestmark = NEEDED
@@ -70,6 +70,57 @@ def test_files_may_be_dropped_anywhere(tiny: Running, tab: Page) -> None:
     drop(tab.locator("#train"), [("log.txt", b"It rained.")])
     expect(tab.locator("#texts-list")).to_contain_text("log.txt")
     tab.get_by_role("button", name="Start over").click()
+
+
+def test_a_text_that_no_place_opens_is_asked_about(tiny: Running, tab: Page) -> None:
+    """In Chat it went to the library, and failed there."""
+    message = tab.locator("#toasts .toast")
+    for place in ("prompts", "find", "connect"):
+        tab.goto(f"{tiny.url}/#{place}")
+        drop(tab.locator(f"#{place}"), [("notes.txt", b"It rained.")])
+        expect(message).to_contain_text("notes.txt is a text. What is it for?")
+        expect(message.get_by_role("button", name="Put it in the message")).to_have_count(0)
+        message.get_by_role("button", name="Close").click()
+    tab.goto(f"{tiny.url}/#chat")
+    drop(tab.locator("#chat"), [("notes.md", b"It rained.")])
+    tab.locator("#say-text").fill("Read this:")
+    message.get_by_role("button", name="Put it in the message").click()
+    expect(tab.locator("#say-text")).to_have_value("Read this:\n\nIt rained.")
+    expect(tab.locator("#say-text")).to_be_focused()
+    expect(message).to_have_count(0)
+    drop(tab.locator("#chat"), [("one.txt", b"It rained."), ("two.jsonl", b'{"text": "It snowed."}')])
+    expect(message).to_contain_text("2 texts. Soft prompts are trained on texts.")
+    message.get_by_role("button", name="Train on them").click()
+    expect(tab.locator("#texts-list li")).to_have_text(["one.txt", "two.jsonl"])
+    tab.get_by_role("button", name="Start over").click()
+
+
+def test_a_message_lies_over_no_control_of_a_small_window(tab: Page) -> None:
+    """At 200 % zoom it covered the button that closes Compare."""
+    said = "The keeper is gone from the library. What is written next has no soft prompt."
+    for size in ({"width": 640, "height": 400}, {"width": 375, "height": 667}, {"width": 320, "height": 568}):
+        tab.set_viewport_size(size)
+        for opened, part in (("#compare-open", "#compare"), ("#settings-open", "#settings")):
+            tab.locator(opened).click()
+            tab.evaluate("async (text) => (await import('/ui/static/toast.js')).toast(text, 'bad')", said)
+            message = tab.locator("#toasts .toast").bounding_box()
+            close = tab.locator(f"{part} .fold").bounding_box()
+            go = tab.locator("#go").bounding_box()
+            assert message is not None
+            for control in (close, go):
+                assert control is not None
+                below = message["y"] + message["height"] <= control["y"]
+                assert below or message["x"] + message["width"] <= control["x"], (size, part, message, control)
+            tab.locator("#toasts").get_by_role("button", name="Close").click()
+            tab.locator(f"{part} .fold").click()
+
+
+def test_the_lamp_has_its_colour_where_the_system_chooses_the_others(tab: Page) -> None:
+    choose(tab, "keeper")
+    tab.emulate_media(forced_colors="active")
+    lamp(tab, "green")
+    current = tab.locator("#rail a[aria-current]")
+    assert current.evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
 
 
 def test_several_files_go_each_where_it_belongs(tiny: Running, tab: Page, tmp_path: Path) -> None:

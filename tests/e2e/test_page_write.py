@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sordino import formats
@@ -20,6 +21,7 @@ from tests.e2e.steps import (
     Server,
     choose,
     fitting,
+    held_answers,
     lamp,
     likeliest,
     new_tokens,
@@ -180,25 +182,71 @@ def test_what_was_written_is_tinted_until_it_is_edited(tiny: Running, tab: Page)
     assert tab.evaluate(TINTED) == more
 
 
-def test_keys_take_back_what_was_typed_and_then_what_was_written(tab: Page) -> None:
+MENU = """(field, inputType) =>
+    field.dispatchEvent(new InputEvent("beforeinput", { inputType, cancelable: true }))"""
+
+
+@pytest.mark.parametrize("beginning", ["The keeper", "The keeper wrote. " * 40], ids=["one line", "several lines"])
+def test_keys_take_back_what_was_typed_and_then_what_was_written(tab: Page, beginning: str) -> None:
     story = tab.locator("#story")
-    story.fill("The keeper")
+    story.fill(beginning)
     story.press("Control+Enter")
-    expect(story).not_to_have_value("The keeper", timeout=WAIT)
+    expect(story).not_to_have_value(beginning, timeout=WAIT)
     expect(tab.locator("#go")).to_be_enabled(timeout=WAIT)
     written = story.input_value()
-    story.press("End")
-    story.press_sequentially("z")
+    # In front of what is written. Keys would move by what it draws, which may run from right to left.
+    story.evaluate(f"(field) => field.setSelectionRange({len(beginning)}, {len(beginning)})")
+    more = f"{beginning}oh {written[len(beginning) :]}"
+    tab.keyboard.insert_text("oh ")
+    story.press("Delete")
+    typed = story.input_value()
+    story.press("Control+z")
+    expect(story).to_have_value(more)
     story.press("Control+z")
     expect(story).to_have_value(written)
     story.press("Control+z")
-    expect(story).to_have_value("The keeper")
-    story.press("Control+y")
-    expect(story).to_have_value(written)
+    expect(story).to_have_value(beginning)
+    story.press("Control+z")
+    expect(story).to_have_value("")
+    for _ in range(4):
+        story.press("Control+y")
+    expect(story).to_have_value(typed)
+    # The buttons do the same, and so do a browser's menus. What changes nothing is no step.
+    story.press("Control+End")
+    story.press("Delete")
+    tab.locator("#undo").click()
+    expect(story).to_have_value(more)
+    tab.locator("#redo").click()
+    expect(story).to_have_value(typed)
+    for asked, shown in (("historyUndo", more), ("historyRedo", typed)):
+        story.evaluate(MENU, asked)
+        expect(story).to_have_value(shown)
+    story.press("Control+Enter")
+    expect(tab.locator("#go")).to_be_enabled(timeout=WAIT)
+    longer = story.input_value()
     story.press("Control+Shift+Enter")
     expect(tab.locator("#go")).to_be_enabled(timeout=WAIT)
     story.press("Control+z")
-    expect(story).to_have_value(written)
+    expect(story).to_have_value(longer)
+
+
+def test_what_is_typed_while_the_model_writes_is_taken_back_with_it(tab: Page) -> None:
+    story = tab.locator("#story")
+    story.fill("The keeper")
+    with held_answers(tab):
+        story.press("Control+Enter")
+        expect(tab.locator("#stop")).to_be_enabled()
+        story.press("Control+Home")
+        story.press_sequentially("Once: ")
+        story.press("Control+z")
+        expect(story).to_have_value(re.compile("^Once: The keeper"))
+    expect(tab.locator("#go")).to_be_enabled(timeout=WAIT)
+    whole = story.input_value()
+    assert len(whole) > len("Once: The keeper")
+    story.press("Control+z")
+    expect(story).to_have_value("The keeper")
+    story.press("Control+y")
+    expect(story).to_have_value(whole)
 
 
 def test_a_story_of_two_megabytes(tiny: Running, tab: Page) -> None:
@@ -324,12 +372,51 @@ def test_a_comparison_is_in_view_at_every_width(tab: Page) -> None:
         tab.locator("#compare-open").click()
         tab.locator("#compare-go").click()
         expect(tab.locator("#columns article span:not(:empty)")).to_have_count(2)
-        expect(tab.locator("#compare-go")).to_have_text("Compare")
+        expect(tab.locator("#compare-go")).to_have_text("Compare again")
         first = tab.locator("#columns article").first.bounding_box()
         assert first is not None
         assert first["y"] < height - 130, "the first lines of the first result are in view"
         fitting(tab)
         tab.locator("#compare .fold").click()
+
+
+def test_the_columns_follow_what_is_ticked(tab: Page) -> None:
+    """A box that was ticked changed the next comparison only, and nothing said so."""
+    choose(tab, "keeper")
+    tab.locator("#story").fill(LINE)
+    new_tokens(tab, 12)
+    tab.locator("#compare-open").click()
+    again, columns = tab.locator("#compare-go"), tab.locator("#columns article")
+    expect(again).to_have_text("Compare")
+    again.click()
+    expect(again).to_have_text("Compare again")
+    expect(columns).to_have_count(2)
+    written = columns.locator("span").all_inner_texts()
+    tab.locator("#columns-choice [value=clerk]").check()
+    expect(columns).to_have_count(3)
+    expect(columns.filter(has_text="Not compared yet")).to_have_count(1)
+    expect(columns.filter(has_text="Not compared yet").get_by_role("heading")).to_have_text("The clerk")
+    # One that is taken away, by mistake perhaps, comes back with its text.
+    tab.locator("#columns-choice [value='']").uncheck()
+    expect(columns).to_have_count(2)
+    tab.locator("#columns-choice [value='']").check()
+    assert columns.first.locator("span").inner_text() == written[0]
+    again.click()
+    expect(again).to_have_text("Compare again")
+    expect(tab.locator("#columns").get_by_text("Not compared yet")).to_be_hidden()
+    expect(columns.locator("span:not(:empty)")).to_have_count(3)
+    # A comparison is the story's, and stays when another soft prompt becomes the active one.
+    tab.locator("#columns-choice [value=clerk]").uncheck()
+    tab.reload()
+    expect(tab.locator("#go")).to_be_enabled()
+    again.click()
+    expect(again).to_have_text("Compare again")
+    choose(tab, "/none")
+    expect(columns.locator("h3")).to_have_text(["No soft prompt", "The keeper"])
+    # The list of stories was folded away for it.
+    tab.locator("#compare .fold").click()
+    tab.locator("#new").click()
+    expect(again).to_have_text("Compare")
 
 
 def test_the_lamps_panel_has_a_list(tiny: Running, tab: Page) -> None:
@@ -446,6 +533,32 @@ def test_a_story_is_renamed_in_the_list(tiny: Running, tab: Page) -> None:
     while not any(one["title"] == "Log of a keeper" for one in httpx.get(f"{tiny.url}/ui/stories").json()):
         tab.wait_for_timeout(50)
     assert stored(tiny, "Log of a keeper")["text"] == "The first of two stories"
+
+
+def test_the_server_does_not_answer_for_a_while(tiny: Running, tab: Page) -> None:
+    """The list of stories was empty then, and a story that was deleted came back."""
+    tab.locator("#story").fill("The story that stays")
+    expect(tab.locator("#saved")).to_have_text("saved")
+    rows = tab.locator("#stories li")
+    before = rows.count()
+    tab.route("**/ui/stories**", lambda route: route.abort())
+    story_action(tab, "The story that stays", "Delete")
+    rows.get_by_role("button", name="Really delete?").click()
+    message = tab.locator("#toasts").get_by_text("Not deleted: the server does not answer")
+    expect(message).to_be_visible()
+    expect(tab.locator("#story")).to_have_value("The story that stays")
+    tab.locator("#new").click()
+    expect(rows).to_have_count(before + 1)
+    expect(rows.filter(has_text="The story that stays")).to_be_visible()
+    tab.unroute("**/ui/stories**")
+    httpx.put(f"{tiny.url}/ui/stories/another", json={"text": "From elsewhere", "revision": 0}).raise_for_status()
+    tab.evaluate("async () => (await import('/ui/static/live.js')).live.dispatchEvent(new Event('connection'))")
+    expect(rows.filter(has_text="From elsewhere")).to_be_visible()
+    # What does not hold any more is not said.
+    expect(message).to_have_count(0)
+    story_action(tab, "The story that stays", "Delete")
+    rows.get_by_role("button", name="Really delete?").click()
+    expect(rows.filter(has_text="The story that stays")).to_have_count(0)
 
 
 def test_the_meter_says_what_its_numbers_are(tab: Page) -> None:

@@ -19,6 +19,7 @@ from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_cpp_runner import GgufRunner
 from sordino.engine.runners.llama_keys_values import with_keys_values
+from sordino.engine.runners.llama_room import CellBudget
 from sordino.engine.runners.llama_state import SavedState
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
@@ -50,7 +51,7 @@ def base() -> BaseModel:
 
 @contextmanager
 def runner_of(path: Path, row_cells: int | None) -> Iterator[GgufRunner]:
-    context = LlamaContext(path, kv_bytes=1 << 28, max_cells=512, row_cells=row_cells, sequences=3, batch=64, threads=1)
+    context = LlamaContext(path, CellBudget(1 << 28, 512, 3, row_cells), batch=64, threads=1)
     try:
         yield GgufRunner(describe(files.resolve(str(path)), path), context, prefix_bytes=1 << 20)
     finally:

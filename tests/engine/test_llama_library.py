@@ -14,6 +14,7 @@ import pytest
 from sordino.engine.runners import llama_library
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_library import ContextParams, declared, library, library_file, why_not
+from sordino.engine.runners.llama_room import CellBudget
 from sordino.errors import MissingExtra, ModelError
 from tests.tiny_models import tiny_gguf
 
@@ -112,6 +113,6 @@ def test_nothing_that_it_says_reaches_the_terminal(tmp_path: Path, caplog: pytes
     """A context longer than the model's is meant: rows have room for copies of a held prompt."""
     caplog.set_level(logging.INFO, "sordino.llama")
     path = tiny_gguf(tmp_path / "tiny.gguf")
-    LlamaContext(path, kv_bytes=1 << 28, max_cells=8192, row_cells=8192, sequences=2, batch=64, threads=1).close()
+    LlamaContext(path, CellBudget(1 << 28, 8192, 2, row_cells=8192), batch=64, threads=1).close()
     assert any("n_ctx_train" in record.message for record in caplog.records)
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from sordino.engine.threads import in_thread_of_its_own
+from sordino.engine.waiting import in_thread_of_its_own
 from sordino.errors import ConfigError
 
 # Where two may compute, whatever this process was allowed.
 _SCRIPT = """
 import time, psutil, torch
-from sordino.engine.threads import in_thread_of_its_own
+from sordino.engine.waiting import in_thread_of_its_own
 
 def count():
     return psutil.Process().num_threads()

@@ -17,7 +17,7 @@ from sordino.evaluation.continuations import (
     distinct_share,
     measure_continuations,
     repeated_share,
-    rows,
+    table,
     to_json,
 )
 from sordino.evaluation.measuring import evaluate
@@ -98,7 +98,7 @@ def test_it_is_in_the_report_its_table_and_its_json() -> None:
     base = tiny_base("llama")
     report = evaluate(base, {"a": voice(base, 8)}, HELDOUT, SETTINGS)
     assert report.continuations is not None
-    assert [row[0] for row in rows(report.continuations)] == [
+    assert [row[0] for row in table(report.continuations).rows] == [
         "soft prompt a, held from 8", "soft prompt a, not held", "no prompt"
     ]  # fmt: skip
     assert "distinct-2" in str(report)

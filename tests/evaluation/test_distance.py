@@ -19,11 +19,9 @@ from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.distance_report import (
     DistanceLine,
     DistanceReport,
-    columns,
     kept_summary,
-    plain_table,
     reach,
-    rows,
+    table,
     to_json,
 )
 from sordino.evaluation.measuring import evaluate
@@ -254,7 +252,7 @@ def test_the_sentence_says_how_much_is_kept() -> None:
 
 
 def test_the_table_and_its_json() -> None:
-    assert plain_table(columns(REPORT), rows(REPORT)) == [
+    assert table(REPORT).plain() == [
         "text between  in front of it                     positions       0     256     768  kept at 768",
         "other texts   soft prompt keeper, not held              20  +0.400  +0.200  +0.100          25%  [15%, 35%]",
         "other texts   soft prompt keeper, held from 128         20  +0.400  +0.280  +0.240          60%  [50%, 70%]",
@@ -287,7 +285,7 @@ def test_the_verdict_and_the_file_s_summary_have_the_share_kept() -> None:
     assert verdict(found, "keeper").endswith(reach(REPORT, "keeper"))
     assert report.summary(found, "keeper")["gain_kept"] == {"256": 0.5, "768": 0.25}
     assert report.to_json(found)["distance"] == to_json(REPORT)
-    assert plain_table(columns(REPORT), rows(REPORT))[1] in str(found)
+    assert table(REPORT).plain()[1] in str(found)
     plain = evaluate(base, {"keeper": voice(base)}, HELDOUT, QUICK)
     assert report.to_json(plain)["distance"] is None
     assert "gain_kept" not in report.summary(plain, "keeper")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.errors import BadInput, NameTaken, NotInLibrary
+from sordino.errors import BadInput, HubError, NameTaken, NotInLibrary
 from sordino.library import hub
+from sordino.library.hub_files import local_path
 from sordino.library.hub_names import HubReference, parse_reference
 from sordino.library.installing import PLAIN, Installed, Wanted
 from sordino.library.library import Library
 from sordino.library.origins import origin_of, origins
 from sordino.library.source import Item
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.hub_repositories import adapter_of, files_of, keeper, npy
 from tests.hub_server import StandIn, killed_halfway
 from tests.library.source_conformance import check
@@ -172,10 +175,35 @@ def test_a_connection_that_is_cut_is_taken_up_again(server: StandIn, library: Li
 
 @pytest.mark.slow
 def test_a_killed_download_leaves_the_library_as_it_was(server: StandIn, library: Library, tmp_path: Path) -> None:
-    server.add("ines/keeper", files_of(keeper(), tmp_path / "1"))
-    with killed_halfway(server, tmp_path / "home", "install", "hf:ines/keeper", "--library", library.folders[0]):
+    """And what has arrived of it stays for the next: whole pieces of the Hub's client."""
+    piece = 10 << 20
+    large = SoftPrompt(np.zeros((400, 1 << 14), np.float32), Metadata())
+    server.add("ines/large", {"large.npy": npy(large)})
+
+    def has_arrived() -> bool:
+        return sum(path.stat().st_size for path in (tmp_path / "home").rglob("large.npy.part")) == piece
+
+    command = ("install", "hf:ines/large", "--library", library.folders[0])
+    with killed_halfway(server, tmp_path / "home", *command, ready=has_arrived):
         assert [path.name for path in library.folders[0].rglob("*")] == []
-    assert library.entry("keeper").error == ""
+    assert server.ranges == [f"bytes={piece}-"]
+    assert library.entry("large").error == ""
+    assert not list((tmp_path / "home").rglob("*.part"))
+
+
+def test_what_is_left_of_a_download_is_checked_with_the_rest(server: StandIn, library: Library) -> None:
+    content = npy(keeper())
+    made = server.add("ines/keeper", {"keeper.npy": content})
+    place = local_path(HubReference("ines/keeper", made.refs["main"]), "keeper.npy")
+    place.parent.mkdir(parents=True)
+    left = place.with_name("keeper.npy.part")
+    left.write_bytes(bytes(20))
+    with pytest.raises(HubError, match="not what the Hub says"):
+        install(library, "hf:ines/keeper")
+    assert list(place.parent.iterdir()) == []
+    left.write_bytes(content[:20])
+    assert install(library, "hf:ines/keeper").prompt.content_hash == keeper().content_hash
+    assert server.ranges == ["bytes=20-"] * 2
 
 
 # Search

@@ -96,7 +96,7 @@ def test_a_library_lists_a_source_behind_its_folders(memory: MemorySource, folde
 def test_the_commands_take_what_a_source_has(
     memory: MemorySource, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sordino.library.library.open_library", lambda folders: Library([folder], [memory]))
+    monkeypatch.setattr("sordino.cli.options.open_library", lambda folders: Library([folder], [memory]))
     listed = json.loads(ok("list", "--json"))
     assert [entry["name"] for entry in listed] == ["gothic", "broken", "gothic@memory", "noir"]
     assert "number 2" in ok("show", "gothic@memory")

@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError, OutOfMemory
-from sordino.models import base_model, chat_template, loading
+from sordino.models import base_model, chat_template
 from sordino.models.base_model import choose_device, choose_dtype, training_dtype
 from sordino.prompts.fit import Stated, fit
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
@@ -117,7 +117,7 @@ def test_a_model_that_memory_has_no_room_for_is_not_called_unreadable(tmp_path, 
         raise error
 
     saved_tiny(tmp_path)
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", full)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*--dtype bfloat16"):
         base_model.load(str(tmp_path), device="cpu")
 

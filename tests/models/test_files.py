@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from sordino.errors import ModelError, OutOfMemory, StorageError
-from sordino.models import bundled, files, fingerprint, gguf_conversion, hub
+from sordino.models import bundled, description, files, fingerprint, gguf_conversion, hub
 from sordino.models.bundled import BundledModel, Wheel
 from sordino.models.gguf_header import read_gguf_header
 from sordino.prompts.encoder_decoders import ENCODER_DECODERS
@@ -518,6 +518,28 @@ def test_a_fingerprint_is_computed_once_and_again_when_a_file_changes(folder, ca
     for slot in (cache / "fingerprints").iterdir():
         slot.write_text("not json")
     assert fingerprint_of(folder) == "new"
+
+
+def test_what_a_gguf_file_says_is_read_once(gguf_file, cache, monkeypatch):
+    source = files.resolve(str(gguf_file))
+    read = []
+    configuration = description.read_config
+    monkeypatch.setattr(description, "read_config", lambda folder: read.append(folder) or configuration(folder))
+    first, again = (description.describe(source, gguf_file) for _ in range(2))
+    assert len(read) == 1
+    for name in ("family", "n_layers", "vocab_size", "context_length", "bos_ids", "stop_ids", "kv_shape", "windowed"):
+        assert getattr(again, name) == getattr(first, name), name
+    for tokenizer in (first.tokenizer, again.tokenizer):
+        assert tokenizer.backend_tokenizer.to_str() == first.tokenizer.backend_tokenizer.to_str()
+        assert tokenizer.special_tokens_map == first.tokenizer.special_tokens_map
+    # Another version of transformers may say something else.
+    monkeypatch.setattr(description, "version", lambda name: "0")
+    description.describe(source, gguf_file)
+    assert len(read) == 2
+    for slot in (cache / "stated").iterdir():
+        slot.write_text('{"state": 0')
+    description.describe(source, gguf_file)
+    assert len(read) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sordino.errors import ModelError
 from sordino.models import base_model, sizes
 from sordino.models.bundled import BUNDLED
 from sordino.models.catalogue import fitting_here, sizes_here
+from sordino.models.gguf_header import read_gguf_header
 from sordino.models.names import resolve
 from sordino.models.sizes import sizes_of
 from sordino.prompts.fit import Stated
@@ -37,6 +38,9 @@ def test_a_bundled_model_says_what_its_file_does(name: str) -> None:
     known, file = sizes_of(name).ref, sizes_of(str(path)).ref
     assert (known.d_model, known.n_layers, known.vocab_size) == (file.d_model, file.n_layers, file.vocab_size)
     assert file.d_model
+    facts, header = BUNDLED[name], read_gguf_header(path)
+    assert (facts.context_length, facts.cache_shape) == (header.context_length, header.cache_shape)
+    assert facts.sizes.vocab_size == header.vocab_size
 
 
 def test_models_of_the_hub_that_are_not_whole_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

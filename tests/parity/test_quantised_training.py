@@ -68,6 +68,6 @@ def test_a_run_goes_on_with_its_format(voice: Path, tmp_path: Path) -> None:
     from sordino.training.job import job_from
 
     model = sordino.load_model("smollm2", device="cpu", quantise="int8")
-    trained(model, voice, tmp_path, tokens=2, steps=1, batch=1, row_tokens=64)
+    trained(model, voice, tmp_path, tokens=2, steps=1, batch=1, row_tokens=64, validation_tokens=64, sample_tokens=2)
     assert job_from(tmp_path / "voice.run", overwrite=True).loading.quantise == "int8"
     assert base_model.choose_format("int8") == "int8"

@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from tests.programs.environment import environment
-from tests.tiny_models import saved_tiny
-from tests.training.runs import days, write_texts
+from tests.training.runs import days, model_and_texts
 from tests.waiting import free_port
 
 pytestmark = pytest.mark.slow
@@ -46,11 +45,7 @@ SWEEP = ("--lr=0.1,0.5", f"--steps={STEPS}", *SMALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model and texts."""
-    made = tmp_path_factory.mktemp("ray")
-    saved_tiny(made / "model")
-    write_texts(made / "texts", days(12, 3))
-    return made
+    return model_and_texts(tmp_path_factory.mktemp("ray"), days(12, 3))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,7 @@ class Running:
     address: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(python: Path) -> Iterator[Running]:
     env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **PATIENT}
     port = free_port()

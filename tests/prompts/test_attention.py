@@ -75,5 +75,6 @@ def test_without_a_prompt_there_is_nothing_to_hold() -> None:
     assert with_attention(None, "off", 1) is None
     with pytest.raises(ConfigError, match="no soft prompt to hold"):
         with_attention(None, 64, None)
-    with pytest.raises(ConfigError, match="no soft prompt to strengthen"):
-        with_attention(None, None, 2)
+    for hold in (None, 0, "off"):
+        with pytest.raises(ConfigError, match="strength: there is no soft prompt to strengthen"):
+            with_attention(None, hold, 2)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ def running(
         nothing = Idle(ServedPrompts(None, library), metrics, limits or ServerLimits())
         page = None
         if with_page:
-            page = stack.enter_context(closing(Page(models, nothing, "torch", folder / "data")))
+            page = stack.enter_context(
+                closing(Page(models, nothing, replace(options, runner="torch"), folder / "data"))
+            )
             page.start()
         state = nothing if idle else serving
         config = uvicorn.Config(

@@ -59,7 +59,7 @@ def busy() -> Iterator[int]:
 
 
 def test_a_busy_port_is_an_error_that_says_what_to_do(busy: int) -> None:
-    with pytest.raises(ConfigError, match=f"127.0.0.1:{busy}.*in use.*another --port"):
+    with pytest.raises(ConfigError, match=rf"127.0.0.1:{busy}: cannot listen there \([^()]*\); end .* another --port"):
         Access(port=busy).listen()
 
 

@@ -13,9 +13,10 @@ from openai import APIStatusError, OpenAI
 
 from sordino.engine.sampling import Sampling
 from sordino.server.chat_fields import ChatRequest
-from sordino.server.foreign import ALIASES, IGNORED, LABELS, NEUTRAL, UNUSED, order_of, texts_in
+from sordino.server.foreign import ALIASES, LABELS, NEUTRAL, UNUSED, order_of, texts_in
 from sordino.server.openai_fields import CompletionRequest
 from sordino.server.serving import ServerLimits
+from tests.server.ignored_fields import IGNORED
 from tests.server.running import TEXT, Running, plainly, post, running
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"

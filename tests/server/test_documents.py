@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from sordino.server.app import api
-from sordino.server.foreign import ALIASES, IGNORED, IGNORED_IN_STREAMS, NEUTRAL, UNUSED
+from sordino.server.foreign import ALIASES, NEUTRAL, UNUSED
+from tests.server.ignored_fields import IGNORED, IGNORED_IN_STREAMS
 from tests.server.running import running
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")

@@ -19,10 +19,10 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
-from sordino.server.foreign import IGNORED, IGNORED_IN_STREAMS
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
 from sordino.server.start import Models
+from tests.server.ignored_fields import IGNORED, IGNORED_IN_STREAMS
 from tests.server.running import NO_JSON, TEXT, Running, plainly, post, running, settle, voice
 from tests.tiny_models import tiny_base
 from tests.waiting import WAIT, until

@@ -88,8 +88,8 @@ def test_missing_empty_and_odd_paths_are_refused(tmp_path: Path) -> None:
     assert "no such file or folder" in refusal(tmp_path / "nowhere.txt")
     (tmp_path / "empty").mkdir()
     assert ".jsonl" in refusal(tmp_path / "empty")
-    assert "no text to learn from" in refusal(write(tmp_path / "blank.txt", " \n\n"))
-    assert "no text to learn from" in refusal(write(tmp_path / "blank.jsonl", "\n"))
+    assert "there is no text in it" in refusal(write(tmp_path / "blank.txt", " \n\n"))
+    assert "there is no text in it" in refusal(write(tmp_path / "blank.jsonl", "\n"))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         assert "neither a file nor a folder" in refusal(tmp_path / "pipe")

@@ -17,7 +17,7 @@ from sordino.training.config import TrainConfig
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, TrainSet
-from tests.tiny_models import tiny_base
+from tests.tiny_models import saved_tiny, tiny_base
 
 CONFIG = TrainConfig(
     tokens=4,
@@ -38,6 +38,13 @@ LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by i
 def days(count: int = 7, lengths: int = 7) -> list[str]:
     """Pages of a log, of as many lengths."""
     return [f"Day {day}. " + LOG * (day % lengths + 3) for day in range(count)]
+
+
+def model_and_texts(folder: Path, texts: Iterable[str]) -> Path:
+    """The folder, with a tiny model and texts for a program that trains there."""
+    saved_tiny(folder / "model")
+    write_texts(folder / "texts", texts)
+    return folder
 
 
 def write_texts(folder: Path, texts: Iterable[str]) -> Path:

@@ -16,7 +16,7 @@ from sordino.training.loop import Run, RunGroup, train, train_group
 from tests.training.runs import CONFIG, off, several_runs, small_base, small_set, start_of
 
 # What 0.1.0 did, before there were such settings.
-BEFORE: dict[str, Any] = {"hold": 0, "context": 0.0}
+BEFORE: dict[str, Any] = {"hold": 0, "context": 0.0, "answers": 0.0}
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 
 

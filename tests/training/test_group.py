@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sordino.errors import DataError, TrainingError
+from sordino.errors import CheckpointError, DataError
 from sordino.forward.sources import PrefixSource
 from sordino.texts.examples import Example
 from sordino.training import loop
@@ -160,21 +160,21 @@ def test_a_crash_between_the_checkpoints_goes_on_from_the_groups(tmp_path, monke
 def test_what_cannot_go_on_is_refused(tmp_path):
     base = small_base()
     runs = several_runs(base, tmp_path)
-    with pytest.raises(TrainingError, match="no run to resume"):
+    with pytest.raises(CheckpointError, match="no run to resume"):
         _together(base, tmp_path, runs, resume=True)
     _together(base, tmp_path, runs, should_stop=lambda: True)
-    with pytest.raises(TrainingError, match="the runs are others"):
+    with pytest.raises(CheckpointError, match="the runs are others"):
         _together(base, tmp_path, runs[:2], resume=True)
-    with pytest.raises(TrainingError, match="several runs"):
+    with pytest.raises(CheckpointError, match="several runs"):
         list(train(base, replace(runs[0], folder=tmp_path), resume=True))
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(CheckpointError, match="other settings"):
         _together(base, tmp_path, [replace(run, config=replace(run.config, lr=0.1)) for run in runs], resume=True)
     with pytest.raises(DataError, match="b"):
         _together(base, tmp_path, [runs[0], replace(runs[1], data=TrainSet((), (), ""))])
     data = bytearray((tmp_path / FILE).read_bytes())
     data[-9] ^= 1
     (tmp_path / FILE).write_bytes(data)
-    with pytest.raises(TrainingError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         _together(base, tmp_path, runs, resume=True)
 
 
@@ -199,7 +199,8 @@ def test_on_smollm2_each_run_is_what_it_is_alone(smollm2, tmp_path):
             Example(tuple(ids[at : at + width - at % 5]), (True,) * len(ids[at : at + width - at % 5]), "")
             for at in range(number * 7, number * 7 + 12 * width, width)
         ]
-        config = replace(CONFIG, tokens=tokens, row_tokens=width, batch=2, steps=6, sample_every=99, seed=number)
+        settings = {"tokens": tokens, "row_tokens": width, "batch": 2, "steps": 6, "sample_every": 99, "seed": number}
+        config = replace(CONFIG, context_tokens=48, **settings)
         (tmp_path / f"{number}").mkdir()
         start = base.embed(torch.tensor(ids[number : number + tokens])).detach().float()
         runs.append(Run(f"{number}", TrainSet(examples[:8], examples[8:], ""), config, tmp_path / f"{number}", start))

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
+from sordino.errors import CheckpointError, ConfigError, DataError, Diverged, OutOfMemory, StorageError
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, MetricsFile, Sample, Step, Validation
@@ -266,11 +266,11 @@ def test_a_resumed_run_must_have_the_same_data_and_model(tmp_path):
     base = small_base()
     _run(base, tmp_path)
     data = small_set(base)
-    with pytest.raises(TrainingError, match="data"):
+    with pytest.raises(CheckpointError, match="data"):
         _run(base, tmp_path, data=TrainSet(data.train, data.validation, "other"), resume=True)
-    with pytest.raises(TrainingError, match="base model"):
+    with pytest.raises(CheckpointError, match="base model"):
         _run(small_base(seed=1), tmp_path, resume=True)
-    with pytest.raises(TrainingError, match="resume"):
+    with pytest.raises(CheckpointError, match="resume"):
         _run(base, tmp_path / "nowhere", resume=True)
 
 
@@ -281,7 +281,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, place):
     data = bytearray((tmp_path / "checkpoint.safetensors").read_bytes())
     data[int(len(data) * place)] ^= 1
     (tmp_path / "checkpoint.safetensors").write_bytes(data)
-    with pytest.raises(TrainingError):
+    with pytest.raises(CheckpointError):
         _run(base, tmp_path, resume=True)
 
 

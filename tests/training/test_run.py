@@ -20,7 +20,7 @@ from sordino.training.job import SETTINGS, Job, job_from, store, stored_job
 from sordino.training.judging import SHARE
 from sordino.training.reading import read_sample
 from sordino.training.run import estimate
-from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
+from sordino.training.schedule import chosen_steps, run_seconds, steps_wanted, steps_within
 from tests.training.runs import LOG, days, write_texts
 
 CONFIG = TrainConfig(tokens=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64)

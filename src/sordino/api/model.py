@@ -137,6 +137,9 @@ class Model:
                 expected="as many texts as prompts and seeds, or one for all",
                 got=f"{len(texts)} texts, {len(prompts)} prompts, {len(seeds)} seeds",
             )
+        for each in texts:
+            if not isinstance(each, str):
+                raise BadInput("wrong type", where="text", expected="a string, or a list of them", got=repr(each)[:80])
         if not all(type(each) is int for each in seeds):
             raise ConfigError("out of range", where="seed", expected="a whole number", got=repr(seed))
         rows = next(iter(lengths), 1)

@@ -7,18 +7,21 @@ base model ─▶ least likely token ─┴─▶ .gguf file, or transformers fo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from sordino.baking import folder, gguf_file, silence
+from sordino import formats
+from sordino.baking import folder, gguf_file
 from sordino.baking.tokens import VARIABLE, BakedPrompt, check_placement, check_unbaked, not_kept, to_bake
 from sordino.engine.config import EngineOptions
 from sordino.engine.runners.build import gguf_runner
+from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.errors import ConfigError
 from sordino.library.outputs import check_new
@@ -81,7 +84,14 @@ def bake(
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise BadInput or StorageError where it could not be written."""
+    """Raise ConfigError, BadInput or StorageError where it could not be written."""
+    if target.suffix and target.suffix.lower() in formats.WRITABLE.values() and not target.is_dir():
+        raise ConfigError(
+            "this is the name of a soft prompt's file, and a copy of a base model is written",
+            where="--out",
+            expected="NAME.gguf, or the name of a folder",
+            got=target,
+        )
     if target.suffix.lower() == ".gguf" or target.is_file():
         check_new(target, overwrite=overwrite)
     else:
@@ -105,7 +115,7 @@ def _to_folder(
     base = base_model.load(source.name, dtype=dtype, device="cpu", only_decoders="baking", notify=notify)
     _check(base, baked, force=force)
     notify("looking for the token that is least likely")
-    unlikely = silence.least_likely(TorchRunner(base), folder.reserved_ids(base))
+    unlikely = least_likely(TorchRunner(base), folder.reserved_ids(base))
     notify(f"writing {target.name}")
     folder.bake_folder(base, target, baked, silent=unlikely, always=always, card=_card(base, baked))
     return Baked(target, {one.name: one.text for one in baked}, not_kept(baked))
@@ -124,8 +134,8 @@ def _to_gguf(
     _check(described, baked, force=force)
     header = read_gguf_header(path)
     notify("looking for the token that is least likely")
-    with gguf_runner(described, path, EngineOptions(rows=1), row_cells=2 * silence.TOKENS) as runner:
-        unlikely = silence.least_likely(runner, gguf_file.reserved_ids(header.fields))
+    with gguf_runner(described, path, EngineOptions(rows=1), row_cells=2 * TOKENS) as runner:
+        unlikely = least_likely(runner, gguf_file.reserved_ids(header.fields))
     notify(f"writing {target.name}")
     gguf_file.bake_gguf(
         path,
@@ -180,3 +190,37 @@ def _card(model: DescribedModel, prompts: Sequence[BakedPrompt]) -> str:
         "name."
     )
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+# Prose, a conversation, a program, other languages: what is unlikely after all of these.
+TEXTS = (
+    "The keeper wrote in the log that the lamp was clean and that the wind had gone round to the west. Three ships went by.",
+    "User: What is the capital of France?\nAssistant: Paris, for most of the time since 987.\nUser: Thank you!",
+    'import json\n\ndef main(path: str) -> int:\n    """Count lines."""\n    return sum(1 for _ in open(path))\n',
+    "Der Wärter schrieb, die Lampe sei sauber. El viento venía del oeste. 灯塔很安静。 Маяк молчал.",
+)
+# Tokens of each: a large vocabulary takes a megabyte a token.
+TOKENS = 64
+
+
+def least_likely(runner: Runner, reserved: Collection[int]) -> int:
+    """The id, of those `reserved` for other uses than text, whose highest probability after these texts is the lowest; of all ids
+    where none is reserved. Runs one row at a time.
+
+    The new tokens' rows of the output head are copies of its row: zeros would be wrong, as a logit of 0 is above most others.
+    """
+    highest_V: np.ndarray | None = None
+    model = runner.model
+    for number, text in enumerate(TEXTS):
+        ids = model.encode(text)[:TOKENS]
+        if runner.open(number, None, ids) is None or not runner.grow(number, len(ids)):
+            raise AssertionError("room for one row of this length was asked for")
+        logits_PV = np.asarray(runner.run([Span(number, ids, len(ids))]), dtype=np.float32)
+        runner.close(number, [])
+        top_P1 = logits_PV.max(axis=1, keepdims=True)
+        sums_P1 = np.exp(logits_PV - top_P1).sum(axis=1, keepdims=True)
+        likely_V = (logits_PV - top_P1 - np.log(sums_P1)).max(axis=0)
+        highest_V = likely_V if highest_V is None else np.maximum(highest_V, likely_V)
+    assert highest_V is not None
+    candidates = sorted(reserved) or list(range(len(highest_V)))
+    return min(candidates, key=lambda one: float(highest_V[one]))

@@ -57,7 +57,8 @@ def bake_folder(
     generation.suppress_tokens = sorted({*(generation.suppress_tokens or ()), *ids})
     with atomic_folder(target) as temporary, quietly():
         network.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        # Every program reads the chat template from tokenizer_config.json, and not every one from a file of its own.
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)
         if always:
             _keep_processor(temporary / "tokenizer_config.json")
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -7,7 +7,6 @@ Ctrl-C is 130; anything else is a bug in Sordino, reported in one line, 70. SORD
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -110,6 +109,8 @@ class Commands(click.Group):
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             raise click.exceptions.Exit(_show_usage(error)) from None
+        except BrokenPipeError:
+            raise click.exceptions.Exit(_reader_left()) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("SORDINO_DEBUG", "") not in ("", "0"):
@@ -131,12 +132,9 @@ class Commands(click.Group):
 
 
 def _report(error: Exception) -> int:
-    """Say what went wrong in one line on stderr, and return the exit code.
-
-    A reader that left (`sordino list | head`) is click's to handle.
-    """
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        raise error
+    """Say what went wrong in one line on stderr, and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return _reader_left()
     message, exit_code = _line_and_code(error)
     if _is_to_say(error):
         from sordino.cli.console import err, one_line, show_error
@@ -144,6 +142,14 @@ def _report(error: Exception) -> int:
         err.quiet = False
         show_error(one_line(message))
     return exit_code
+
+
+def _reader_left() -> int:
+    """The exit code for an output that was closed (`sordino list | head`); what is left in its buffer goes nowhere."""
+    from sordino.cli.console import BROKEN_PIPE, out
+
+    out.silence()
+    return BROKEN_PIPE
 
 
 def _is_to_say(error: Exception) -> bool:
@@ -176,6 +182,9 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
         return f"error: {error.message}", error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {error.filename}: {error.strerror or type(error).__name__}", 1
+    if isinstance(error, FileNotFoundError):
+        # A relative path is resolved by the working directory, and the error for that names no file.
+        return "error: the working directory has been removed; change to another", 1
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return f"error: the output cannot be written ({error.strerror})", 1
     return (

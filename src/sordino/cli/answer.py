@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -97,7 +97,7 @@ def answers(
             labels = answered.labels.split(",") if answered.labels is not None else ()
             report = classify(base, loaded, held.sets, config, labels=labels, progress=progress, **more)
     if as_json:
-        print_json({"model": base.name, "row_tokens": config.row_tokens, "seed": config.seed, **report.to_json()})
+        print_json({"model": base.name, "row_tokens": config.row_tokens, "seed": config.seed, **asdict(report)})
     else:
         _show(report, next(iter(loaded)))
 

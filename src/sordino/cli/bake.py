@@ -11,6 +11,7 @@ from sordino.cli.loading import ModelChoice, PromptChoice
 from sordino.cli.options import PATH, force_option, json_option, library_option, option_group, setting_options
 from sordino.errors import BadInput
 from sordino.models.bundled import DEFAULT_MODEL
+from sordino.models.sizes import check_sizes
 
 
 @click.command()
@@ -36,7 +37,6 @@ def bake(prompts: PromptChoice, target: Path, model: ModelChoice, always: bool, 
     that is printed goes in front. Ollama needs a Modelfile (docs/bake.md). Hold and strength are not kept.
     """
     loaded = prompts.load_single()
-    from sordino.models.sizes import check_sizes
 
     check_sizes(model.model, loaded.values())
     with err.status("Loading ..."):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, print_json, show_measured, warn
+from sordino.cli.console import one_line, out, print_json, show_measured, show_picture, warn, write_prompt
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options
-from sordino.cli.outputs import show_picture, write_prompt
 from sordino.cli.progress import measuring_bar
 from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.config import BlendConfig
 from sordino.library.outputs import Outputs
+from sordino.prompts.blending import blend as blended
 
 if TYPE_CHECKING:
     from sordino.evaluation.analysis.path import BlendPath
@@ -48,8 +48,6 @@ def blend(
     paired by position. KV prompts are blended linearly. Weights are scaled to sum to one, and are equal if none is given. The
     file records what it was made of, with the strictest of the ratings.
     """
-    from sordino.prompts.blending import blend as blended
-
     names, weights = parted(prompts.names)
     _check_options(names, weights, texts, config, outputs)
     loaded = replace(prompts, names=tuple(names)).load_single()

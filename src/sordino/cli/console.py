@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +27,11 @@ from rich.text import Text
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sordino.evaluation.tables import Table as MeasuredTable
+    from matplotlib.figure import Figure
+
+    from sordino.evaluation.confidence import Table as MeasuredTable
+    from sordino.library.outputs import Outputs
+    from sordino.prompts.kv_prompt import SinglePrompt
 
 # Piped output is read by grep and spreadsheets, which want a row on one line. Who sets COLUMNS wants another width.
 _PIPED_WIDTH = 200
@@ -32,7 +39,7 @@ _WIDTH = re.compile("[1-9][0-9]*")
 # Ours is on the first line, click's below the usage.
 _ERROR = re.compile(r"\A(internal )?error:|^error:", re.MULTILINE)
 # 128 and SIGPIPE's number.
-_BROKEN_PIPE = 141
+BROKEN_PIPE = 141
 
 
 class Stream(Console):
@@ -42,10 +49,11 @@ class Stream(Console):
     reader_left = False
 
     def on_broken_pipe(self) -> None:
-        if not self.outlasts:
-            super().on_broken_pipe()
         self.reader_left = True
         self.silence()
+        if not self.outlasts:
+            # click's Exit is a RuntimeError, which callers catch and threads report.
+            raise SystemExit(BROKEN_PIPE)
         if self is out:
             err.print("The output was closed (broken pipe).")
 
@@ -65,7 +73,7 @@ def outlasting_readers() -> Iterator[None]:
     try:
         yield
         if out.reader_left or err.reader_left:
-            raise click.exceptions.Exit(_BROKEN_PIPE)
+            raise click.exceptions.Exit(BROKEN_PIPE)
     finally:
         out.outlasts = err.outlasts = False
 
@@ -177,3 +185,51 @@ def shortened(text: str, longest: int) -> str:
     """On one line, and cut to `longest` characters."""
     line = one_line(text)
     return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C stops the run after its step, the second stops the program at once. SIGTERM, a closed terminal and a closed
+    output stop the run like the first. So does Ctrl-Break on Windows, the only signal that the page can send there.
+    """
+    stopping = False
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK")]
+    # Whoever starts a run under nohup wants it to outlast its terminal.
+    numbers = [signal.SIGINT, *(one for one in known if one is not None and signal.getsignal(one) != signal.SIG_IGN)]
+    # Checked now: a closed terminal no longer counts as one, and printing to it raises.
+    terminals = [stream for stream in (out, err) if stream.file.isatty()]
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        restore()
+        if number == getattr(signal, "SIGHUP", None):
+            for stream in terminals:
+                stream.silence()
+        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
+
+    before = {number: signal.signal(number, ask) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield lambda: stopping or out.reader_left or err.reader_left
+    finally:
+        restore()
+
+
+def write_prompt(outputs: Outputs, prompt: SinglePrompt) -> dict[str, Any]:
+    """Write a soft prompt. Returns what it is, for JSON. Raises BadInput for a file that appeared meanwhile, StorageError."""
+    warn(*outputs.write(prompt))
+    err.print(f"Written: {outputs.target} ({prompt.n_tokens} virtual tokens)")
+    return {"path": str(outputs.target), "content_hash": prompt.content_hash, "n_tokens": prompt.n_tokens}
+
+
+def show_picture(figure: Figure, path: Path) -> None:
+    """Write a picture. Raises StorageError."""
+    from sordino.evaluation.pictures import write_picture
+
+    write_picture(figure, path)
+    err.print(f"Picture: {path}")

@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -17,15 +16,16 @@ import click
 from sordino.cli import loading
 from sordino.cli.console import is_interactive, out, printable
 from sordino.cli.options import PATH, setting_options
-from sordino.cli.serve import check_page, open_page
+from sordino.cli.serve import check_page, open_page, page_is_installed
 from sordino.cli.write import WITHOUT, show_side_by_side
 from sordino.engine.config import Sampling
+from sordino.library.library import Library, open_library
 from sordino.models.bundled import BUNDLED, DEFAULT_MODEL
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.server.addresses import Access
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
-    from sordino.prompts.kv_prompt import SinglePrompt
     from sordino.training.job import Job
 
 MINUTES = 2.5
@@ -87,15 +87,13 @@ def demo(
 
 def _wants_page() -> bool:
     """Ask, where there is somebody to answer and a page to show."""
-    if not (is_interactive() and out.is_terminal and find_spec("websockets")):
+    if not (is_interactive() and out.is_terminal and page_is_installed()):
         return False
     return click.confirm("\nOpen the page and write with it now?", default=True)
 
 
 def _open_page(context: click.Context, file: Path, model: str) -> None:
     """With the user's library, followed by the demo's folder."""
-    from sordino.library.library import Library, open_library
-
     library = Library([*open_library().folders, file.parent])
     name = next(entry.name for entry in library.scan() if entry.path == file.absolute())
     open_page(context, Access(), model=model, library=library, soft_prompt=name)
@@ -168,9 +166,10 @@ def _show_what_next(job: Job) -> None:
     out.print("\nYour soft prompt and its report:", style="bold")
     out.print(f"  {job.out.resolve()} ({job.out.stat().st_size / 1024:.0f} KiB)")
     out.print(f"  {job.folder.resolve() / HTML}")
+    page = "" if page_is_installed() else "   (pip install 'sordino[ui]' adds the page)"
     out.print("\nWhat next:", style="bold")
     for what, how in (
-        ("in the browser", f"{program} demo --ui{there}   (pip install 'sordino[ui]' adds the page)"),
+        ("in the browser", f"{program} demo --ui{there}{page}"),
         ("write with it", f'{program} generate "The lamp" --soft-prompt {file}'),
         ("compare", f'{program} compare "It rained all day" --soft-prompt {file}'),
         ("keep it", f"{program} install {file}   (from then on it is called {NAME})"),

@@ -18,6 +18,7 @@ from sordino.errors import BadInput
 from sordino.library.outputs import Outputs
 from sordino.training.config import Description, Loading
 from sordino.training.distil.config import DistilConfig
+from sordino.training.failure import recorded
 
 if TYPE_CHECKING:
     from sordino.training.job import Job
@@ -46,8 +47,6 @@ def distil(error_file: Path | None, **options: Any) -> None:
 
     Once the steps begin, Ctrl-C saves the run and prints how to resume it.
     """
-    from sordino.training.failure import recorded
-
     with outlasting_readers(), recorded(error_file):
         _distil(options)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from sordino.cli.console import one_line, out, print_json, show_table
 from sordino.cli.options import json_option, library_option
 from sordino.engine.installation import Finding, examine
-
-if TYPE_CHECKING:
-    from sordino.library.library import Library
+from sordino.library.library import Library
 
 _STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
 

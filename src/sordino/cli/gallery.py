@@ -15,12 +15,12 @@ from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import PATH, json_option
 from sordino.cli.progress import download_bar, measuring_bar
 from sordino.errors import NotInLibrary
+from sordino.library.gallery.index import GalleryEntry, entry_to_json
+from sordino.library.installing import Installed, Wanted, install
+from sordino.library.library import Library
 
 if TYPE_CHECKING:
     from sordino.library.gallery.added import AddedGallery
-    from sordino.library.gallery.index import GalleryEntry
-    from sordino.library.library import Library
-    from sordino.library.origins import Origin
 
 _LONGEST = 50
 
@@ -118,23 +118,25 @@ def remove(name: str) -> None:
     out.print(f"Removed {one_line(name)}")
 
 
-def located(source: str, library: Library) -> tuple[Path, Origin | None]:
-    """What SOURCE of `install` stands for, on this machine; fetched, with a bar, where it is elsewhere, and then its origin."""
+def install_located(source: str, library: Library, wanted: Wanted) -> Installed:
+    """Install what SOURCE of `install` stands for on this machine, or in a gallery: then it is fetched, with a bar."""
     from sordino.library.gallery.added import Galleries
-    from sordino.library.gallery.source import fetched_by
+    from sordino.library.gallery.source import fetched_by, install_fetched
 
     with download_bar() as bar:
-        found = None if os.path.exists(source) else fetched_by(source, Galleries(), progress=bar)
-    if found is not None:
-        note(f"sha256 {found[1].sha256}")
-        return found
+        fetched = None if os.path.exists(source) else fetched_by(source, Galleries(), progress=bar)
+    if fetched is not None:
+        path, origin = fetched
+        note(f"sha256 {origin.sha256}")
+        return install_fetched(library, path, wanted, warn=warn, origin=origin)
     try:
-        return library.resolve(source), None
+        path = library.resolve(source)
     except NotInLibrary as error:
         if "@" not in source:
             raise
         advice = f"{error.do}; `sordino gallery list` shows the galleries that were added"
         raise NotInLibrary(error.what, where=error.where, do=advice) from error
+    return install(library, path, wanted, warn=warn)
 
 
 def _counted(entries: Sequence[GalleryEntry]) -> str:
@@ -165,7 +167,6 @@ def _show_entries(found: list[AddedGallery], model: ModelChoice) -> None:
 
 
 def _as_json(one: AddedGallery) -> dict[str, Any]:
-    from sordino.library.gallery.index import entry_to_json
 
     known = {key: value for key, value in asdict(one).items() if key not in ("entries", "reach")}
     return known | {"entries": [entry_to_json(entry) for entry in one.entries]}

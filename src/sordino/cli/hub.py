@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,13 +12,13 @@ from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import PATH, json_option, library_option
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
+from sordino.library import hub, hub_push
+from sordino.library.hub import HubListing
 from sordino.library.hub_names import parse_reference
 from sordino.library.installing import Installed, Wanted
+from sordino.library.library import Library
 from sordino.library.outputs import REPORT, run_folder
-
-if TYPE_CHECKING:
-    from sordino.library.hub import HubListing
-    from sordino.library.library import Library
+from sordino.models.sizes import sizes_of
 
 
 @click.command()
@@ -34,9 +34,6 @@ def search(words: tuple[str, ...], model: ModelChoice, limit: int, as_json: bool
     Lists repositories with the tag soft-prompt whose names or cards hold all WORDs. With --model, only those that may fit that
     model, as far as their cards say.
     """
-    from sordino.library import hub
-    from sordino.models.sizes import sizes_of
-
     sizes = sizes_of(model.model) if model.model else None
     # What does not fit the model must not use up the limit.
     listed = hub.search(" ".join(words), limit=limit if sizes is None else hub.MOST_LISTED)
@@ -70,8 +67,6 @@ def _cells(one: HubListing, fit: str) -> list[str]:
 
 def install_shown(library: Library, source: str, wanted: Wanted) -> Installed:
     """Install from the Hub, with a bar, and print what came from where."""
-    from sordino.library import hub
-
     listing = hub.describe(parse_reference(source))
     reference = listing.reference
     names = ", ".join(file.name for file in listing.files)
@@ -126,8 +121,6 @@ def push(prompt: str, repository: str, library: Library, yes: bool, bare: bool, 
     The repository gets PEFT's files, the native file, the run's report and a model card made from the file. What that discloses is
     shown first. The account is that of `hf auth login`, or of HF_TOKEN.
     """
-    from sordino.library import hub_push
-
     path = library.resolve(prompt)
     if bare and given["report"]:
         raise ConfigError("these contradict each other", where="--report, --no-report", do="give one of them")

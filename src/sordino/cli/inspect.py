@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, print_json, show_measured, warn
+from sordino.cli.console import one_line, print_json, show_measured, show_picture, warn
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options, was_given
-from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.evaluation.config import InspectConfig
 from sordino.library.outputs import Outputs
 from sordino.prompts.description import shape
 from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.similarity import KINDS, similarity_map
 from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
@@ -96,8 +96,6 @@ def inspect(
 
 def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
     """Both measures; none for one soft prompt, or, with a warning, for those that cannot be compared."""
-    from sordino.prompts.similarity import KINDS, similarity_map
-
     if len(found) < 2:
         return {}
     try:

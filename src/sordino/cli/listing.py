@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 from rich.cells import cell_len
@@ -11,12 +10,10 @@ from rich.cells import cell_len
 from sordino.cli.console import err, one_line, out, print_json, shortened, show_table, warn
 from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import json_option, library_option
+from sordino.library.entry import Entry
+from sordino.library.library import Library
 from sordino.prompts.description import attended, made_for
 from sordino.prompts.kv_prompt import KVPrompt
-
-if TYPE_CHECKING:
-    from sordino.library.entry import Entry
-    from sordino.library.library import Library
 
 _HEADINGS = ("name", "#tokens", "made for", "description")
 _LONGEST_DESCRIPTION, _SHORTEST_DESCRIPTION = 60, 12

@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 
 from sordino import formats
-from sordino.cli.attention import attention_options, naming_flags
 from sordino.cli.console import err, is_interactive, note, one_line, warn
 from sordino.cli.options import (
     Decorator,
+    attention_options,
     force_option,
     json_option,
     library_option,
+    naming_flags,
     option_group,
     paths_option,
     setting_options,
     stacked,
 )
 from sordino.errors import ConfigError
+from sordino.library.library import Library
 from sordino.library.names import kind_of_name, without_ending
 from sordino.models.bundled import DEFAULT_MODEL
+from sordino.models.names import Dtype, ModelSource
 from sordino.prompts.attention import Hold
 from sordino.prompts.encoder_decoders import OnlyDecoders
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -34,10 +37,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.settings import setting
 
 if TYPE_CHECKING:
-    from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
     from sordino.models.description import DescribedModel
-    from sordino.models.names import ModelSource
     from sordino.texts.heldout import HeldoutTexts
 
 P = TypeVar("P", bound=StoredPrompt)
@@ -56,7 +57,7 @@ class ModelChoice:
     device: str | None = setting(
         None, "cpu, cuda, cuda:N or mps.", shown="a GPU where there is one, else cpu", unit="DEVICE"
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+    dtype: Dtype | None = setting(
         None,
         "Number type of the base model; soft prompts are always float32.",
         shown="bfloat16 on an NVIDIA GPU that has it and, for training or packed weights, on a CPU that has it; else float32",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sordino import formats
 from sordino.cli.console import print_json
 from sordino.cli.loading import PromptChoice, base_model_options
 from sordino.cli.options import (
@@ -135,8 +136,6 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
 
 def _check_no_texts(more: Sequence[str]) -> None:
     """`--data A B` gives B as a soft prompt. Raises BadInput that says so where B is a file of another kind."""
-    from sordino import formats
-
     for name in more:
         if Path(name).is_file():
             try:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
+from sordino.library.library import Library, open_library
 from sordino.library.outputs import Outputs
+from sordino.prompts.attention import LEAST_STRENGTH, MOST_STRENGTH
 from sordino.settings import LARGEST_SEED, Setting, offered_of, range_text, settings_of
-
-if TYPE_CHECKING:
-    from sordino.library.library import Library
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -43,7 +43,6 @@ PATH = _PathType(path_type=Path)
 
 
 def _library(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> Library:
-    from sordino.library.library import open_library
 
     return open_library(folders)
 
@@ -215,18 +214,19 @@ def _setting_option(each: Setting) -> Decorator:
         return click.option(*flags, type=kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The class checks the range, for every caller alike; None means that the user gave no value.
     kind = click.Choice([choice for choice in each.choices if choice]) if each.choices else kind
-    kind = _NumberOrWord(each.about.zero) if each.about.zero else kind
+    kind = _NumberOrWord(each.kind, each.about.zero) if each.about.zero else kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 
 
-class _NumberOrWord(click.types.IntParamType):
-    """A whole number, or a word for 0."""
+class _NumberOrWord(click.ParamType):  # type: ignore[type-arg]  # older releases of click take no arguments here
+    """A number of this kind, or a word for 0."""
 
-    def __init__(self, word: str) -> None:
-        self._word = word
+    def __init__(self, kind: type, word: str) -> None:
+        self._number, self._word = click.types.convert_type(kind), word
+        self.name = self._number.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return 0 if value == self._word else super().convert(value, param, ctx)
+        return 0 if value == self._word else self._number.convert(value, param, ctx)
 
 
 def _default_text(each: Setting) -> str:
@@ -238,3 +238,55 @@ def _default_text(each: Setting) -> str:
     # A range that ends at the largest integer is no information.
     parts += [range_text(about)] if about.high is not None and about.high < LARGEST_SEED else []
     return f"  [{'; '.join(parts)}]" if parts else ""
+
+
+def attention_options(default: str = "") -> tuple[Decorator, Decorator]:
+    """`hold` and `strength`: a value, a list for a mixture's components, or None. default: what to say of it in the help."""
+    shown = f"  {default}" if default else ""
+    return (
+        click.option(
+            "--hold",
+            metavar="T",
+            callback=_each(_hold, "a number of tokens, or off"),
+            help="Hold a prompt's share of attention from T tokens of text on; off: do not. For a mixture, one for all of its "
+            f"components or one for each: T,T,...{shown}",
+        ),
+        click.option(
+            "--strength",
+            metavar="S",
+            callback=_each(float, "a number"),
+            help=f"How much attention text gives a prompt, {LEAST_STRENGTH} to {MOST_STRENGTH:g}; 1: as the model computes it. "
+            f"For a mixture, as for --hold.{shown}",
+        ),
+    )
+
+
+def _each(kind: Callable[[str], object], expected: str) -> Callable[..., Any]:
+    """A callback that reads "128", or "128,off" for a mixture's components. Raises ConfigError."""
+
+    def read(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            found = [kind(part.strip()) for part in text.split(",")]
+        except ValueError:
+            where = parameter.opts[0]
+            raise ConfigError("not understood", where=where, expected=expected, got=text) from None
+        return found[0] if len(found) == 1 else found
+
+    return read
+
+
+def _hold(text: str) -> object:
+    return text if text == "off" else int(text)
+
+
+@contextmanager
+def naming_flags() -> Iterator[None]:
+    """An error about hold or strength names the option."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.where in ("hold", "strength"):
+            error.where = f"--{error.where}"
+        raise

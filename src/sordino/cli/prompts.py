@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sordino import formats
-from sordino.cli.attention import attention_options, naming_flags
 from sordino.cli.console import check_confirmable, note, one_line, out, print_json, printable, show_table, warn
-from sordino.cli.gallery import located
+from sordino.cli.gallery import install_located
 from sordino.cli.loading import ModelChoice, PromptChoice, named_model_option
-from sordino.cli.options import PATH, index_option, json_option, library_option
+from sordino.cli.options import PATH, attention_options, index_option, json_option, library_option, naming_flags
 from sordino.errors import BadInput, ConfigError
+from sordino.library.editing import edit as edit_file
 from sordino.library.hub_names import PREFIX
 from sordino.library.installing import Wanted
-from sordino.library.installing import install as install_file
+from sordino.library.library import Library
 from sordino.library.names import without_ending
 from sordino.library.origins import origin_of
 from sordino.library.outputs import format_to_write
@@ -26,10 +26,8 @@ from sordino.prompts.description import facts, made_for, shape, sizes
 from sordino.prompts.fit import made_for as filled_in
 from sordino.prompts.fit import stated_by
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
+from sordino.prompts.similarity import ranked_sources
 from sordino.prompts.soft_prompt import RATINGS, SoftPrompt
-
-if TYPE_CHECKING:
-    from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
 _HOLD, _STRENGTH = attention_options()
@@ -92,8 +90,7 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
 
         found = install_shown(library, source, wanted)
     else:
-        path, origin = located(source, library)
-        found = install_file(library, path, wanted, warn=warn, origin=origin)
+        found = install_located(source, library, wanted)
     entry, loaded = found.entry, found.prompt
     if not found.new:
         out.print(f"Already in the library: {one_line(entry.name)} ({entry.path})")
@@ -160,8 +157,6 @@ def edit(prompt: str, library: Library, **given: Any) -> None:
 
     The prompt itself stays as it is.
     """
-    from sordino.library.editing import edit as edit_file
-
     changes = {key: value for key, value in given.items() if value is not None}
     for key in changes.keys() & {"tags", "supported"}:
         changes[key] = tuple(filter(None, map(str.strip, changes[key].split(","))))
@@ -229,8 +224,6 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     `sordino train --init file:...` is to gain from it. PROMPTs are names or files; by default, all soft prompts of the library
     that were made for the same base model.
     """
-    from sordino.prompts.similarity import ranked_sources
-
     own = formats.read(library.resolve(target))
     found, notes = (PromptChoice(prompts, library).load(), []) if prompts else library.comparable_to(own)
     note(*notes)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from sordino.cli.console import out, print_json, show_measured, warn
+from sordino.cli.console import out, print_json, show_measured, show_picture, warn, write_prompt
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, paths_option, setting_options
-from sordino.cli.outputs import show_picture, write_prompt
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import PruneConfig

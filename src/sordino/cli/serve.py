@@ -15,6 +15,9 @@ from sordino.cli.options import library_option, setting_options
 from sordino.engine.config import EngineOptions
 from sordino.engine.runners.llama_library import STRENGTHS
 from sordino.errors import MissingExtra, SoftPromptFileError
+from sordino.library.library import Library
+from sordino.models import files
+from sordino.models.sizes import check_sizes
 from sordino.prompts.attention import can_give
 from sordino.prompts.mixture import components_of
 from sordino.prompts.prompt import attention_of
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sordino.engine.backend import Backend
-    from sordino.library.library import Library
     from sordino.models.description import DescribedModel
     from sordino.server.serving import Idle, Serving
 
@@ -61,7 +63,6 @@ def serve(
         # Without --model nothing else asks for it before the page does.
         check_installed()
     warn(*library.absences())
-    from sordino.models import files
 
     for name in filter(None, [model.model, *served.others]):
         files.resolve(name)
@@ -93,8 +94,11 @@ def serve(
                 notify=note,
             )
 
-        opener = Opener(run, library, "torch" if only_torch and engine.runner != "vllm" else engine.runner)
-        with_page = not page.no_ui and _page_is_installed()
+        asked = replace(engine, runner="torch") if only_torch and engine.runner != "vllm" else engine
+        opener = Opener(run, library, asked)
+        with_page = not page.no_ui and page_is_installed()
+        if not (with_page or page.no_ui):
+            warn("no page at /: pip install 'sordino[ui]' adds it")
         with service(opener, model.model, served, with_page=with_page, warn=warn) as begun:
             # What a client wants is not confirmed at the terminal.
             confirms = False
@@ -107,8 +111,6 @@ def serve(
 def _only_torch(library: Library, name: str, model: str) -> str:
     """What llama.cpp cannot do of a default soft prompt, "" where nothing. Raises NotInLibrary, and DoesNotFit for other sizes than
     the model's, where one is named."""
-    from sordino.models.sizes import check_sizes
-
     try:
         prompt = formats.read_any(library.entry(name).path)
     except SoftPromptFileError:
@@ -120,11 +122,8 @@ def _only_torch(library: Library, name: str, model: str) -> str:
     return "" if given else f"llama.cpp does not support the strength of {one_line(name)}"
 
 
-def _page_is_installed() -> bool:
-    if find_spec("websockets") is not None:
-        return True
-    warn("no page at /: pip install 'sordino[ui]' adds it")
-    return False
+def page_is_installed() -> bool:
+    return find_spec("websockets") is not None
 
 
 def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> None:
@@ -165,7 +164,7 @@ def ui(context: click.Context, model: ModelChoice, library: Library, access: Acc
 
 def check_page() -> None:
     """Raises MissingExtra."""
-    if find_spec("websockets") is None:
+    if not page_is_installed():
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
 
 

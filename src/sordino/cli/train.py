@@ -28,6 +28,7 @@ from sordino.library.names import checked_name
 from sordino.library.outputs import Outputs, check_folder
 from sordino.training.calibration import Calibration, calibration_of
 from sordino.training.config import Description, Loading, TrainConfig
+from sordino.training.failure import recorded
 from sordino.training.launch import Processes, launch, started_in_several
 from sordino.training.recipes import RecipeChoice
 
@@ -80,8 +81,6 @@ def train(error_file: Path | None, **options: Any) -> None:
 
     Ctrl-C saves the run and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
-    from sordino.training.failure import recorded
-
     with outlasting_readers(), recorded(error_file):
         _train({**options, "prompts": (*options["prompts"], *options.pop("prompts_by_voice"))})
 

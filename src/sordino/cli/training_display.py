@@ -14,9 +14,8 @@ from typing import Any, Self
 from rich.progress import Progress, TaskID
 from rich.status import Status
 
-from sordino.cli.console import err, one_line, out, print_json, printable, warn
+from sordino.cli.console import err, one_line, out, print_json, printable, stop_on_interrupt, warn
 from sordino.cli.evaluate import show_report
-from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.progress import share_bar, step_bar
 from sordino.training import events
 from sordino.training.calibration import FEWEST_STEPS, MINUTES

@@ -12,6 +12,7 @@ from sordino.cli.options import PATH, Decorator, option_group, setting_option
 from sordino.errors import BadInput, ConfigError
 from sordino.settings import settings_of
 from sordino.training.config import ReadingConfig, TextPaths
+from sordino.training.failure import recorded
 
 # The help of `train`: what most people need comes first.
 _SECTIONS = {
@@ -19,7 +20,7 @@ _SECTIONS = {
     "Soft prompt": ("kind", "tokens", "hold", "init", "method", "placement"),
     "Length of the run": ("minutes", "steps", "patience", "resume", "dry_run"),
     "Learning": (
-        *("recipe", "lr", "find_lr", "batch", "row_tokens", "context", "objective", "optimiser"),
+        *("recipe", "lr", "find_lr", "batch", "row_tokens", "context", "answers", "objective", "optimiser"),
         *("warmup", "clip", "weight_decay", "average", "seed"),
     ),
     "Samples and measurement": ("evaluate_every", "sample_every", "sample_text", "measure"),
@@ -44,8 +45,6 @@ class TrainCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            from sordino.training.failure import recorded
-
             flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
             # Until all is parsed, what was not given is a sentinel of click's.
             given = ctx.params.get("error_file")

@@ -14,13 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ConfigError
+from sordino.library.library import open_library
+from sordino.models import files
+from sordino.server.addresses import Access
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from sordino.engine.vllm.backend import Client
     from sordino.models.description import DescribedModel
-    from sordino.server.addresses import Access
     from sordino.server.door import Ours
 
 # Most requests that wait.
@@ -48,7 +50,6 @@ class SoftPrompts:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Raises ConfigError for flags with which there are no soft prompts, and as `describe_folder`."""
         from sordino.engine.vllm.backend import VllmBackend
-        from sordino.library.library import open_library
         from sordino.server import openai
         from sordino.server.app import create_app
         from sordino.server.start import opened
@@ -77,7 +78,6 @@ class SoftPrompts:
 
 
 def _described(name: str) -> DescribedModel:
-    from sordino.models import files
     from sordino.models.description import describe_folder
 
     model, _ = describe_folder(files.resolve(name))
@@ -96,8 +96,6 @@ def _client(engine: Any) -> Client:
 
 def _access_of(args: Namespace) -> Access:
     """The one key of vLLM's server guards our routes too. Raises ConfigError where other machines can reach them without."""
-    from sordino.server.addresses import Access
-
     keys = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     if len(keys) > 1:
         raise ConfigError(

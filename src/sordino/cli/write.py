@@ -15,6 +15,9 @@ from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
 from sordino.cli.options import PATH, Decorator, option_group, refuse_alone, setting_options, stacked
 from sordino.engine.config import EngineOptions, Sampling
 from sordino.errors import ConfigError
+from sordino.models import files
+from sordino.models.sizes import check_sizes
+from sordino.prompts.mixture import StoredPrompt
 from sordino.texts.batches import BatchLine, read_batch, read_text
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from sordino.engine.runners.runner import Runner
     from sordino.models.base_model import BaseModel
     from sordino.models.description import DescribedModel
-    from sordino.prompts.mixture import StoredPrompt
 
 # Narrower columns break a sentence into a ladder of words.
 MIN_COLUMN = 36
@@ -71,9 +73,6 @@ def _described(
 
     Raises as `build.llama_cpp_file`, and DoesNotFit: for other sizes than the model's before it is loaded.
     """
-    from sordino.models import files
-    from sordino.models.sizes import check_sizes
-
     files.resolve(model.model)
     check_sizes(model.model, loaded.values())
     # PyTorch takes seconds to come.

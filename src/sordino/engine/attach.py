@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, ModelError
@@ -21,6 +20,9 @@ from sordino.models.base_model import BaseModel, from_parts
 from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Text = str | Sequence[int]
 
@@ -87,7 +89,9 @@ def _batch(texts: Text | Sequence[Text]) -> list[Text]:
 def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, force: bool = False) -> AttachedPrompt:
     """A soft prompt for a causal language model and its tokenizer, both from transformers. The model is left as it is.
 
-        attached = sordino.attach(network, tokenizer, sordino.load("voice.zip"))
+        # transformers does not hold a prompt's attention as the text grows.
+        prompt = sordino.load("voice.zip").with_metadata(attention=sordino.PromptAttention())
+        attached = sordino.attach(network, tokenizer, prompt)
         ids = network.generate(**attached(["It rained all day", "The door"]), max_new_tokens=60, do_sample=False)
         print(attached.decode(ids))
 

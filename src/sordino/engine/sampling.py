@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sordino.engine.config import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL
 from sordino.engine.config import Sampling as Sampling
-from sordino.engine.filters import FILTERS, keep_top_p
 from sordino.engine.samplers import (
+    FILTERS,
     NO_VOCABULARY,
     Floats,
     Mask,
@@ -25,6 +25,7 @@ from sordino.engine.samplers import (
     dry_penalties,
     forbidden,
     heated,
+    keep_top_p,
     without_top_choices,
 )
 from sordino.engine.seen_tokens import Ids, SeenTokens

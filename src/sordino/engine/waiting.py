@@ -14,10 +14,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 NAME = "machine watch"
 LOOK_SECONDS = 0.5
@@ -132,3 +133,28 @@ def _seconds(cores: Sequence[Any], allowed: Sequence[int], own: Any) -> tuple[fl
     """Three times: the clock, how long our cores were busy with any program, and what this process computed."""
     working = sum(getattr(cores[one], kind, 0.0) for one in allowed if one < len(cores) for kind in KINDS)
     return time.monotonic(), working, own.user + own.system
+
+
+T = TypeVar("T")
+
+
+def in_thread_of_its_own(make: Callable[[], T]) -> T:
+    """`make()`, in a thread that ends afterwards.
+
+    OpenMP keeps a team of threads for every thread that has computed with it, as long as that thread lives. Once there are more of
+    them than cores, all teams sleep between two products instead of spinning, and the engine takes half as long again (LOG.md). So
+    only the engine's own thread may compute and live on.
+    """
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    # A daemon: a program that is interrupted does not wait for it.
+    thread = threading.Thread(target=run, daemon=True, name="computing")
+    thread.start()
+    thread.join()
+    return made.result()

@@ -9,9 +9,8 @@ Shape key: N rows, C conditions, L labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -75,9 +74,6 @@ class TaskReport:
     labels: tuple[str, ...]
     sets: tuple[TaskSet, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def classify(

@@ -141,6 +141,25 @@ def brackets(interval: Interval | None, form: str, *, times: float = 1) -> str:
     return "" if interval is None else f"[{', '.join(form.format(times * end) for end in interval)}]"
 
 
+@dataclass(frozen=True)
+class Table:
+    """columns: headings; those of numbers begin with "#". rows: cells as text, which may be a stranger's."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def plain(self) -> list[str]:
+        """As lines of text."""
+        every = [[head.removeprefix("#") for head in self.columns], *self.rows]
+        pads = [str.rjust if head.startswith("#") else str.ljust for head in self.columns]
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        return [
+            "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)).rstrip()
+            for row in every
+        ]
+
+
 def cells(estimate: Estimate | None, form: str, *, times: float = 1) -> tuple[str, str]:
     """Two cells of a table: an estimate's value in the given form, and its interval as `brackets`; both empty for None."""
     if estimate is None:

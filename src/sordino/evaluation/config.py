@@ -59,7 +59,10 @@ class DistanceConfig:
         lengths = self.distances
         if len(lengths) < 2 or lengths[0] != 0 or list(lengths) != sorted(set(lengths)):
             raise ConfigError(
-                "not a list of distances", where="--distance", expected="0,64,256: ascending from 0", got=lengths
+                "not a list of distances",
+                where="--distance",
+                expected="0,64,256: ascending from 0",
+                got=",".join(map(str, lengths)),
             )
         if not self.between or not set(self.between) <= set(BETWEEN):
             raise ConfigError("unknown kind of text", where="between", expected=", ".join(BETWEEN), got=self.between)

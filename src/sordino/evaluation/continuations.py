@@ -19,7 +19,7 @@ from sordino.engine.generate import TextRequest, draw
 from sordino.engine.sampling import Sampling
 from sordino.evaluation.between import foreign_texts
 from sordino.evaluation.conditions import NO_PROMPT, check_room, prompt_condition
-from sordino.evaluation.confidence import Estimate, Units, cells, mean_estimates
+from sordino.evaluation.confidence import Estimate, Table, Units, cells, mean_estimates
 from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
 from sordino.evaluation.distance_plan import held_and_not
 from sordino.evaluation.distance_report import prompt_heading
@@ -131,12 +131,11 @@ def distinct_share(texts: Sequence[Ids]) -> float:
 
 # What is shown ---------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("continuations", "#distinct-2", "#repeated", "", "#more than without", "", "#tokens")
 
-
-def rows(report: ContinuationReport) -> list[list[str]]:
-    """The table's cells, see COLUMNS."""
-    return [
+def table(report: ContinuationReport) -> Table:
+    """A row for each line."""
+    heads = ("continuations", "#distinct-2", "#repeated", "", "#more than without", "", "#tokens")
+    rows = [
         [
             line.heading,
             f"{line.distinct:.3f}",
@@ -146,6 +145,7 @@ def rows(report: ContinuationReport) -> list[list[str]]:
         ]
         for line in report.lines
     ]
+    return Table(heads, rows, "What the model writes after other text")
 
 
 def explanation(report: ContinuationReport) -> list[str]:

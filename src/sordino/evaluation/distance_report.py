@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sordino.evaluation.conditions import Kind
-from sordino.evaluation.confidence import Estimate, brackets, cells
+from sordino.evaluation.confidence import Estimate, Table, brackets, cells
 from sordino.evaluation.config import Between
 
 NAMES: Mapping[Between, str] = {"foreign": "other texts", "own": "the same voice", "written": "the model's own writing"}
@@ -70,41 +70,21 @@ class DistanceReport:
         return sorted((line for line in own if line.between == own[0].between), key=lambda line: line.changed)
 
 
-def columns(report: DistanceReport) -> list[str]:
-    """The table's headings. Numbers begin with "#"."""
+def table(report: DistanceReport) -> Table:
+    """Gains, the share kept at the longest distance, and its interval."""
     behind = [f"#{distance:,}" for distance in report.distances]
-    return ["text between", "in front of it", "#positions", *behind, f"#kept at {report.distances[-1]:,}", ""]
-
-
-def rows(report: DistanceReport) -> list[list[str]]:
-    """The table's cells: gains, the share kept at the longest distance, and its interval."""
-    found = []
-    for line in report.lines:
-        gains = [line.gains.get(distance) for distance in report.distances]
-        found.append(
-            [
-                named(line.between, line.writer),
-                line.heading,
-                str(line.positions),
-                *("" if gain is None else f"{gain.value:+.3f}" for gain in gains),
-                *cells(line.kept.get(report.distances[-1]), "{:.0%}"),
-            ]
-        )
-    return found
-
-
-def plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines of text. heads: as of `columns`."""
-    table = [[head.removeprefix("#") for head in heads], *lines]
-    widths = [max(map(len, of)) for of in zip(*table, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(
-            cell.rjust(width) if head.startswith("#") else cell.ljust(width)
-            for head, width, cell in zip(heads, widths, row, strict=True)
-        ).rstrip()
-
-    return [line(row) for row in table]
+    heads = ["text between", "in front of it", "#positions", *behind, f"#kept at {report.distances[-1]:,}", ""]
+    rows = [
+        [
+            named(line.between, line.writer),
+            line.heading,
+            str(line.positions),
+            *(f"{line.gains[d].value:+.3f}" if d in line.gains else "" for d in report.distances),
+            *cells(line.kept.get(report.distances[-1]), "{:.0%}"),
+        ]
+        for line in report.lines
+    ]
+    return Table(heads, rows, "Gain after other text")
 
 
 def explanation(report: DistanceReport) -> list[str]:

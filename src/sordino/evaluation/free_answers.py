@@ -13,8 +13,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,9 +70,6 @@ class FreeReport:
 
     sets: tuple[FreeSet, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def normalised(answer: str) -> list[str]:

@@ -10,14 +10,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Literal
 
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.storage import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 PLAIN, ACCENT, FAINT, BAND = "#33658a", "#c8553d", "#9aa5b1", "#e3ebf2"
 # One after another for the lines of a picture.
@@ -38,6 +39,9 @@ class Dot:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    # Importing matplotlib takes half a second, and a server draws only after a training run.
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -46,6 +50,13 @@ def plain_axes(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=_GRID, linewidth=0.7, axis=grid)
     axes.set_axisbelow(True)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_dots(axes: Axes, dots: Sequence[Dot], *, with_values: bool = False) -> None:
@@ -83,6 +94,8 @@ def drawable(text: str, longest: int = _LONGEST) -> str:
 
 def rendered(figure: Figure, ending: str = ".png") -> bytes:
     """The figure as ".png" or ".svg", without date and version. A PNG's bytes are the same each time."""
+    import matplotlib
+
     target = io.BytesIO()
     if ending.lower() == ".svg":
         with matplotlib.rc_context({"svg.hashsalt": "sordino"}):

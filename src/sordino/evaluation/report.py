@@ -9,9 +9,9 @@ from typing import Any
 
 from sordino.evaluation import continuations, distance_report
 from sordino.evaluation.conditions import Kind
-from sordino.evaluation.confidence import Estimate, cells, length_in_words
+from sordino.evaluation.confidence import Estimate, Table, cells, length_in_words
 from sordino.evaluation.continuations import ContinuationReport
-from sordino.evaluation.distance_report import DistanceReport, plain_table
+from sordino.evaluation.distance_report import DistanceReport
 from sordino.evaluation.verdict import damage, interval_ends, verdict
 
 
@@ -96,16 +96,16 @@ class Report:
         for line in self.heldout.lines:
             heading = line.kind if line.label in ("", line.kind) else f"{line.kind} {line.label}"
             rows.append((heading[:60], str(line.tokens), *cells(line.nll, "{:.3f}")))
-        table = plain_table(("in front of the text", "#tokens", "#loss", "95 % interval"), rows)
+        shown = Table(("in front of the text", "#tokens", "#loss", "95 % interval"), rows).plain()
         if self.distance is not None:
-            table += ["", *plain_table(distance_report.columns(self.distance), distance_report.rows(self.distance))]
+            shown += ["", *distance_report.table(self.distance).plain()]
         if self.continuations is not None:
-            table += ["", *plain_table(continuations.COLUMNS, continuations.rows(self.continuations))]
+            shown += ["", *continuations.table(self.continuations).plain()]
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""
             verdicts += [named + sentence for sentence in (verdict(self, label), damage(self, label)) if sentence]
-        return "\n".join([*table, "", *verdicts, *(f"Note: {note}." for note in self.notes)])
+        return "\n".join([*shown, "", *verdicts, *(f"Note: {note}." for note in self.notes)])
 
 
 def summary(report: Report, label: str) -> dict[str, Any]:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from sordino.evaluation.answers import TaskReport
 from sordino.evaluation.classification import TaskLine
-from sordino.evaluation.confidence import MIN_UNITS, brackets, cells
+from sordino.evaluation.confidence import MIN_UNITS, Table, brackets, cells
 from sordino.evaluation.free_answers import FreeLine, FreeReport
 from sordino.evaluation.report import Measurement
 
 _LABEL, _BEGINNING = 60, 45
 # A confusion table of more labels than this is for the JSON's readers.
 _CONFUSION = 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """columns: headings; those of numbers begin with "#". rows: cells as text, which may be a stranger's."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
 
 
 def heading(kind: str, label: str) -> str:

@@ -4,7 +4,15 @@ Nothing here imports torch, and nothing in a file is ever executed.
 """
 
 from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, peek_zip, read, read_any, read_single
-from sordino.formats.writing import KV_WRITABLE, WRITABLE, file_disclosure, write, write_any, write_mixture
+from sordino.formats.writing import (
+    KV_WRITABLE,
+    WRITABLE,
+    file_disclosure,
+    format_of_name,
+    write,
+    write_any,
+    write_mixture,
+)
 
 __all__ = [
     "FORMATS",
@@ -13,6 +21,7 @@ __all__ = [
     "Peek",
     "detect",
     "file_disclosure",
+    "format_of_name",
     "other_members",
     "peek",
     "peek_zip",

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from sordino.errors import BadInput
+from sordino.errors import BadInput, ConfigError
 from sordino.formats import kobold, kv_prompts, meta, mixtures, mkultra, npy, peft, safetensors
 from sordino.formats.choice import PEFT_KEY
 from sordino.formats.model_card import CARD, is_edited
+from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.formats.zips import write_zip
 from sordino.prompts.description import placed
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
@@ -72,6 +73,28 @@ def write(prompt: SinglePrompt, path: Path, *, to: str | None = None, force: boo
     return _warnings(prompt.metadata, to)
 
 
+def format_of_name(path: Path, to: str | None) -> str | None:
+    """The format `to`, else the one that a name says: without an ending, it is a folder's. None where it says none.
+
+    Raises ConfigError where they disagree, and for pickles.
+    """
+    name, endings = path.name.lower(), WRITABLE | KV_WRITABLE
+    if name.endswith(PICKLE_ENDINGS):
+        raise ConfigError(
+            "files of this kind are pickles, which Sordino reads but does not write",
+            where=path,
+            expected=", ".join(filter(None, endings.values())) + " or a folder",
+        )
+    # A KV prompt's ending is a zip's, too.
+    fits = [one for one, ending in endings.items() if ending and name.endswith(ending)]
+    named = max(fits, key=lambda one: len(endings[one]), default=None)
+    # Another `to` is refused where it is written.
+    if to in endings and named and named != to:
+        expected = f"a name in {endings[to] or 'no ending (a folder)'}"
+        raise ConfigError("--to and the name disagree", where=path, expected=expected, got=endings[named])
+    return to or named or (None if path.suffix else "peft")
+
+
 def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
     """Write a mixture, atomically. force: replace an existing file. Raises BadInput, StorageError."""
     path = Path(path)
@@ -128,7 +151,8 @@ def file_disclosure(prompt: StoredPrompt) -> list[str]:
 
 def _check_free(path: Path, *, force: bool) -> None:
     if not force and os.path.lexists(path):
-        raise BadInput("there is a file of this name", where=path, do="replace it with --force, or choose another name")
+        what = "there is a folder of this name" if path.is_dir() else "there is a file of this name"
+        raise BadInput(what, where=path, do="replace it with --force, or choose another name")
 
 
 def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:

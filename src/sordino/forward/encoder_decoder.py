@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import EncoderDecoderCache, PreTrainedModel
 
 from sordino.forward.masks import additive
 from sordino.forward.prefix import Prefixes
 from sordino.forward.rows import Rows
+
+if TYPE_CHECKING:
+    from transformers import EncoderDecoderCache, PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)

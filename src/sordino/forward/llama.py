@@ -19,14 +19,16 @@ C channels of a head, F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.forward.llama_layers import Layer, Rotation, attend, attend_backward, gated, layers_of, merged, weights_of
 from sordino.forward.masks import AttentionMasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import PreTrainedModel
 
 from sordino.models.quantised import QuantisedLinear
 from sordino.models.weight_formats import PackedWeight
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -6,14 +6,17 @@ Shape key: B rows, T text positions, S cached positions, P prefix positions, D m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.forward import llama
 from sordino.forward.prefix import Prefixes, forward_rows_cached, has_fused_layers, in_each_row, layers_of, text_block
 from sordino.forward.rows import Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:

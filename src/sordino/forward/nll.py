@@ -15,13 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes, decode, encode, states_before_targets
@@ -33,6 +32,9 @@ from sordino.forward.rows import Rows, rows_from_examples
 from sordino.forward.weighting import Spans
 from sordino.models.loading import reading
 from sordino.texts.example_store import SoftTargets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. A GPU waits
 # for the launches of every tile, so it takes 128 MB.

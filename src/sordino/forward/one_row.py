@@ -6,16 +6,19 @@ Shape key: K prompts, B rows, T text positions, P prompt positions, S all of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from sordino.forward.masks import layer_masks
 from sordino.forward.prefix import packable, positions_of, run_network, side_by_side
 from sordino.forward.rows import Rows
 from sordino.forward.weighting import Spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What a data centre's GPU computes in the time it takes to launch one layer of modules, forward and back.
 _LAUNCHES_FLOP = 2e11

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.forward.small_matmul import times, widened
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Networks are frozen, so each is measured once.
 _known: WeakKeyDictionary[PreTrainedModel, Finish] = WeakKeyDictionary()

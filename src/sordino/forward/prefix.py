@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from sordino.errors import ConfigError
 from sordino.forward import llama
@@ -35,6 +35,9 @@ from sordino.forward.llama_layers import runs
 from sordino.forward.masks import AttentionMasks, fused_masks, prompt_masks, row_masks
 from sordino.forward.rows import Rows
 from sordino.forward.weighting import Spans, prefix_bias
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
 # row with transformers' own masks.

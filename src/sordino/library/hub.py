@@ -113,8 +113,8 @@ def describe(reference: HubReference) -> HubListing:
 def fetch(listing: HubListing, progress: Progress | None = None) -> Path:
     """The local file or folder of a described repository, downloaded where it is not here, its hashes checked.
 
-    progress: called with the bytes that have arrived and those that there are. What is interrupted leaves nothing but the Hub
-    client's own temporary file, and begins again. Raises HubError, StorageError.
+    progress: called with the bytes that have arrived and those that there are. What it raises ends the download, which can go on
+    later. Raises HubError, StorageError.
     """
     return downloaded(listing.reference, listing.files, progress)
 

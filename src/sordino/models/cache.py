@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import platformdirs
 
 from sordino.errors import OutOfMemory, StorageError
-from sordino.storage import atomic_folder, make_folder
+from sordino.storage import atomic_folder, make_folder, write_bytes
 
 # Part of a converted folder's name: incremented when a conversion changes, so that old folders are not used.
 CONVERSION = 1
@@ -49,6 +49,23 @@ def locked(key: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def kept(name: str, state: object, compute: Callable[[], Any]) -> Any:
+    """The result of `compute()`, a JSON value, kept in the cache's file `name` until `state` changes.
+
+    A file that cannot be read or written only costs time.
+    """
+    path = cache_folder() / name
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["state"] == state:
+            return known["result"]
+    result = compute()
+    with suppress(OSError, StorageError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps({"state": state, "result": result}).encode())
+    return result
 
 
 def converted_folder(fingerprint: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ModelError
 from sordino.models.loading import quietly
+
+if TYPE_CHECKING:
+    from sordino.models.description import DescribedModel
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -32,6 +35,21 @@ def rendered(tokenizer: Any, messages: Messages, variables: Mapping[str, Any], *
             got=str(error)[:300] or type(error).__name__,
         ) from error
     return str(text)
+
+
+def chat_ids(model: DescribedModel, messages: Messages, options: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """The conversation in the model's chat template, up to where the assistant begins, without BOS. options: variables of the
+    template. Raises as `rendered`.
+    """
+    return model.without_bos(model.encode_markup(model.chat_opening(messages, options)))
+
+
+def end_of_turn(model: DescribedModel) -> int | None:
+    """The end marker that the template writes after an answer, None where it writes none."""
+    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
+    answer = next(text for text, written in model.chat_segments(turns) if written)
+    last = model.encode_markup(answer)[-1]
+    return last if last in model.stop_ids else None
 
 
 def segments(

@@ -8,16 +8,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from sordino import __version__
 from sordino.errors import BadInput, ModelError
 from sordino.models import chat_template, files
+from sordino.models.cache import kept
 from sordino.models.files import ModelSource, Notify, silent
-from sordino.models.loading import check_readable, read_config, read_generation_config, read_tokenizer, reading
+from sordino.models.loading import (
+    check_readable,
+    is_plain,
+    read_config,
+    read_generation_config,
+    read_tokenizer,
+    reading,
+)
 from sordino.models.model_facts import (
     EncoderDecoder,
     bos_ids_of,
@@ -242,25 +252,42 @@ def _check_unicode(text: str) -> None:
 def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> DescribedModel:
     """The model of a .gguf file, without its weights. Raises ModelError, StorageError."""
     file = files.describe(source, path, notify=notify)
-    config = read_config(file.folder)
-    check_readable(config, where=source.name)
-    tokenizer = read_tokenizer(file.folder)
-    text = config.get_text_config()
+    state = [file.fingerprint, __version__, version("transformers")]
+    # With a configuration transformers imports the model's code, which takes longer than all the rest.
+    stated = kept(f"stated/{file.fingerprint[:32]}.json", state, lambda: _stated(file.folder, source.name))
+    tokenizer = read_tokenizer(file.folder, plain=stated["plain_tokenizer"])
     return DescribedModel(
         name=source.name,
         id=source.id,
-        family=str(config.model_type),
+        family=stated["family"],
         tokenizer=tokenizer,
         d_model=file.d_model,
-        n_layers=int(text.num_hidden_layers),
+        n_layers=stated["n_layers"],
         vocab_size=file.vocab_size,
-        context_length=context_length_of(text),
+        context_length=stated["context_length"],
         fingerprint=file.fingerprint,
         bos_ids=bos_ids_of(tokenizer),
-        stop_ids=stop_ids_of(tokenizer, file.vocab_size, getattr(text, "eos_token_id", None)),
-        kv_shape=kv_shape_of(text),
-        windowed=windowed_of(text),
+        stop_ids=stop_ids_of(tokenizer, file.vocab_size, stated["ends"]),
+        kv_shape=stated["kv_shape"] and KVShape(*stated["kv_shape"]),
+        windowed=tuple(stated["windowed"]),
     )
+
+
+def _stated(folder: Path, name: str) -> dict[str, Any]:
+    """What the configuration of a converted folder says, and which class its tokenizer is of. Raises ModelError."""
+    config = read_config(folder)
+    check_readable(config, where=name)
+    text = config.get_text_config()
+    kv_shape = kv_shape_of(text)
+    return {
+        "family": str(config.model_type),
+        "n_layers": int(text.num_hidden_layers),
+        "context_length": context_length_of(text),
+        "ends": getattr(text, "eos_token_id", None),
+        "kv_shape": kv_shape and list(astuple(kv_shape)),
+        "windowed": list(windowed_of(text)),
+        "plain_tokenizer": is_plain(read_tokenizer(folder)),
+    }
 
 
 def describe_folder(source: ModelSource, *, notify: Notify = silent) -> tuple[DescribedModel, Path]:

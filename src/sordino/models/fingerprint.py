@@ -13,15 +13,13 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from sordino.errors import ModelError, StorageError
-from sordino.models.cache import cache_folder, sha256_of
+from sordino.errors import ModelError
+from sordino.models.cache import kept, sha256_of
 from sordino.models.gguf_header import GgufHeader, TensorLocation, unreadable
-from sordino.storage import write_bytes
 
 _CHUNK_BYTES = 1 << 22
 _MAX_SAFETENSORS_HEADER = 100_000_000
@@ -48,22 +46,10 @@ def of_folder(folder: Path) -> str:
 
 
 def cached(paths: Iterable[Path], compute: Callable[[], str]) -> str:
-    """The result of `compute()`, cached until a file of `paths` changes its size or time stamp.
-
-    A cache that cannot be read or written only costs time.
-    """
-    cache = cache_folder() / "fingerprints"
+    """The result of `compute()`, kept in the cache until a file of `paths` changes its size or time stamp."""
     state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
-    slot = cache / (hashlib.sha256(json.dumps([line[0] for line in state]).encode()).hexdigest()[:32] + ".json")
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(slot.read_text(encoding="utf-8"))
-        if known["files"] == state and isinstance(known["fingerprint"], str):
-            return str(known["fingerprint"])
-    fingerprint = compute()
-    with suppress(OSError, StorageError):
-        cache.mkdir(parents=True, exist_ok=True)
-        write_bytes(slot, json.dumps({"files": state, "fingerprint": fingerprint}).encode())
-    return fingerprint
+    slot = hashlib.sha256(json.dumps([line[0] for line in state]).encode()).hexdigest()[:32]
+    return str(kept(f"fingerprints/{slot}.json", state, compute))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -48,6 +48,29 @@ class GgufHeader:
         return name if isinstance(name, str) else ""
 
     @property
+    def context_length(self) -> int:
+        return self._number("context_length")
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """Of its keys and values: layers, heads that have some of their own, channels of a key and a value together."""
+        heads = self._number("attention.head_count")
+        keys = self._number("attention.key_length", self._number("embedding_length") // max(1, heads))
+        shared = self._number("attention.head_count_kv", heads)
+        return self._number("block_count"), shared, keys + self._number("attention.value_length", keys)
+
+    def _number(self, name: str, default: int = 0) -> int:
+        """Of its architecture; the largest where layers differ."""
+        value = self.fields.get(f"{self.architecture}.{name}", default)
+        numbers = value if isinstance(value, list) else [value]
+        return max((one for one in numbers if isinstance(one, int)), default=default)
+
+    @property
+    def vocab_size(self) -> int:
+        tokens = self.fields.get("tokenizer.ggml.tokens", [])
+        return len(tokens) if isinstance(tokens, list) else 0
+
+    @property
     def n_parameters(self) -> int:
         return sum(prod(tensor.shape) for tensor in self.tensors)
 

@@ -24,8 +24,8 @@ def snapshot(
 ) -> Path:
     """The folder of a hub model, downloaded if necessary and HF_HUB_OFFLINE permits. Raises ModelError.
 
-    The configuration comes first: an unusable model is refused before its weights are downloaded. What has arrived of a download
-    that was ended stays, and the next one goes on from there. progress: in place of the hub's own bar.
+    The configuration comes first: an unusable model is refused before its weights are downloaded. Of a download that was ended,
+    the files that are complete stay. progress: in place of the hub's own bar.
     """
     folder = on_this_machine(model_id)
     if folder is not None:
@@ -158,7 +158,7 @@ def _download(
         raise ModelError(
             "the Hugging Face Hub cannot be reached",
             where=model_id,
-            do=f"try again with a network, or {_elsewhere(model_id)}",
+            do=f"try again with a network, or {_elsewhere(model_id)}; {near_misses}",
         ) from error
 
 

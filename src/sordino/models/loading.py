@@ -7,23 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 # Before tokenizers is imported: for one text at a time its threads gain nothing, and they warn after every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.activations import NewGELUActivation
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from sordino.errors import ModelError, OutOfMemory, SordinoError
@@ -31,6 +22,9 @@ from sordino.models import quantised
 from sordino.models.architectures import check_config, check_layers
 from sordino.models.memory import ran_out
 from sordino.models.weight_formats import Format
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
@@ -75,16 +69,20 @@ def reading(what: str, where: object) -> Iterator[None]:
 
 def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration of a model folder. Raises ModelError."""
+    from transformers import AutoConfig
+
     with reading("the model's configuration cannot be read", folder), quietly():
         path = folder / CONFIG
         # transformers makes a list as long as there are layers.
         check_layers(json.loads(path.read_bytes()), where=path)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return cast(PreTrainedConfig, config)
+    return cast("PreTrainedConfig", config)
 
 
 def read_generation_config(folder: Path) -> GenerationConfig | None:
     """The generation settings of a model folder; None where it has none of its own. Raises ModelError."""
+    from transformers import GenerationConfig
+
     if not (folder / GENERATION_CONFIG).is_file():
         return None
     with reading("the model's generation settings cannot be read", folder), quietly():
@@ -107,17 +105,30 @@ def check_readable(config: PreTrainedConfig, *, where: object) -> None:
         )
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder. Raises ModelError."""
+def read_tokenizer(folder: Path, *, plain: bool = False) -> Any:
+    """The tokenizer of a model folder. plain: of transformers' general class. Raises ModelError."""
     with reading("the model's tokenizer cannot be read", folder), quietly():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if plain:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Some fail only at the first text.
         tokenizer("a")
         return tokenizer
 
 
+def is_plain(tokenizer: Any) -> bool:
+    """Whether a tokenizer is of transformers' general class."""
+    return type(tokenizer) is PreTrainedTokenizerFast
+
+
 def network_class(config: PreTrainedConfig) -> Any:
     """transformers' class that builds the network of a configuration, by either of its constructors."""
+    # Importing them takes two seconds. llama.cpp does without.
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
@@ -142,9 +153,9 @@ def read_network(
         check_complete(loading, folder)
         _fuse_activations(network)
         if quantise:
-            return quantised.quantise(cast(PreTrainedModel, network), quantise, dtype, device)
+            return quantised.quantise(cast("PreTrainedModel", network), quantise, dtype, device)
         # Moved parameter by parameter, so main memory is freed along the way.
-        return cast(PreTrainedModel, network.to(device).eval().requires_grad_(False))
+        return cast("PreTrainedModel", network.to(device).eval().requires_grad_(False))
 
 
 def _fuse_activations(network: PreTrainedModel) -> None:
@@ -152,6 +163,8 @@ def _fuse_activations(network: PreTrainedModel) -> None:
     operations: forward and backward pass of it take a quarter of the time (LOG.md). It has no weights.
     """
     if network.config.is_encoder_decoder:
+        from transformers.activations import NewGELUActivation
+
         for module in network.modules():
             for name, child in module.named_children():
                 if isinstance(child, NewGELUActivation):

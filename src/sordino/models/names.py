@@ -15,6 +15,9 @@ from sordino.models import hub
 from sordino.models.bundled import BUNDLED
 from sordino.models.cache import cache_folder
 
+# The number types that a base model may be in, as torch calls them.
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _DRIVE = re.compile(r"[A-Za-z]:")
 

@@ -10,14 +10,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.models.loading import network_class, quietly, reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # For parameters that a family assembles from several stored tensors, or does not store.
 _SPARE_PARAMETERS = 1_000

@@ -16,13 +16,14 @@ import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ModelError
 from sordino.models import fingerprint
 from sordino.models.cache import build_once, check_disk, check_memory, converted_folder, sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Files of a model besides its weights.
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -44,7 +45,12 @@ def converted(
     Raises ModelError (hostile, broken, of another kind), StorageError, OutOfMemory.
     """
     settings = sorted(p for p in folder.iterdir() if p.suffix in _SETTINGS and ".index." not in p.name and p.is_file())
-    identity = fingerprint.cached([*weights, *settings], lambda: _content_of([*weights, *settings]))
+
+    def content() -> str:
+        lines = [[path.name, sha256_of(path)] for path in (*weights, *settings)]
+        return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+    identity = fingerprint.cached([*weights, *settings], content)
     target = converted_folder(identity)
 
     def build(temporary: Path) -> int:
@@ -64,11 +70,6 @@ def converted(
 
     build_once(target, identity, build)
     return target
-
-
-def _content_of(paths: Sequence[Path]) -> str:
-    lines = [[path.name, sha256_of(path)] for path in paths]
-    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def _tied(config: PreTrainedConfig) -> dict[str, str]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sordino.models.weight_formats import OFFLOAD, Format, PackedWeight, pack, packed_bytes, packs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class StoredWeight(nn.Module):
@@ -41,7 +43,7 @@ class StoredWeight(nn.Module):
 
 
 class QuantisedLinear(nn.Module):
-    """A frozen linear layer with packed weights. Where gradients flow to its input, both passes use the dequantised weights."""
+    """A frozen linear layer with packed weights. Where gradients are wanted, all passes use the dequantised weights."""
 
     def __init__(self, packed: nn.Module, bias_F: Tensor | None) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class QuantisedLinear(nn.Module):
         x_ND, packed = x.reshape(-1, x.shape[-1]), cast(PackedWeight, self.packed)
         # torch ships no types for apply.
         apply: Any = _Product.apply
-        run = apply if x.requires_grad and torch.is_grad_enabled() else product_of
+        run = apply if torch.is_grad_enabled() else product_of
         product: Tensor = run(x_ND, packed, self.bias)
         return product.view(*x.shape[:-1], -1)
 
@@ -91,7 +93,7 @@ def quantise(network: PreTrainedModel, kind: Format, dtype: torch.dtype, device:
         # Not the buffers: frequencies of positions are float32 in every number type.
         parameter.data = parameter.data.to(dtype)
     placed: Any = network.to(device)  # type: ignore[arg-type]
-    return cast(PreTrainedModel, placed.eval().requires_grad_(False))
+    return cast("PreTrainedModel", placed.eval().requires_grad_(False))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class ParameterCounts:
         return ParameterCounts(shapes, sum(parameter.numel() for parameter in network.parameters()) - packed)
 
     def bytes(self, kind: Format, itemsize: int) -> int:
-        return self.rest * itemsize + sum(packed_bytes(kind, *shape, itemsize) for shape in self.linear)
+        return self.rest * itemsize + sum(packed_bytes(kind, *shape) for shape in self.linear)
 
 
 def _linears(network: PreTrainedModel, kind: Format) -> Iterator[tuple[nn.Module, str, Any]]:

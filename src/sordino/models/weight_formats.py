@@ -5,8 +5,9 @@
     nf4    one of 16 quantiles of a normal distribution, a scale for 64 neighbours; 4.5 bits a weight. By bitsandbytes.
            (Dettmers et al. 2023, arXiv 2305.14314, section 3)
 
-Each format is a module, so that it moves between devices with its network. Scales are rounded to the model's number type before the
-weights are, so that every product uses the same weights, those of `dequantised`.
+Each format is a module, so that it moves between devices with its network. Scales are rounded to two bytes before the weights are,
+so that every product uses the same weights, those of `dequantised`. The kernels are written for bfloat16: a few rows of float32 are
+rounded to it, which changes them less than packing changes the weights.
 
 Shape key: N rows, D inputs, F outputs, G groups of D, R rows of a block.
 """
@@ -64,15 +65,15 @@ def packs(kind: Format, outputs: int, inputs: int) -> bool:
     return kind in ("int8", "offload") or inputs * outputs % 2 == 0
 
 
-def packed_bytes(kind: Format, outputs: int, inputs: int, itemsize: int) -> int:
-    """Bytes of memory for a packed weight. itemsize: of the model's number type."""
+def packed_bytes(kind: Format, outputs: int, inputs: int) -> int:
+    """Bytes of memory for a packed weight."""
     count = outputs * inputs
     if kind == "offload":
         return 0
     if kind == "int8":
-        return count + outputs * itemsize
+        return count + outputs * 2
     if kind == "int4":
-        return count // 2 + count // _GROUP * 2 * itemsize
+        return count // 2 + count // _GROUP * 4
     return count // 2 + -(-count // NF4_BLOCK) * 4
 
 
@@ -84,10 +85,22 @@ def pack(kind: Format, weight_FD: Tensor, dtype: torch.dtype) -> nn.Module:
     return packed
 
 
+def _scale_type(dtype: torch.dtype) -> torch.dtype:
+    """The number type of scales, which has two bytes. dtype: the model's."""
+    return torch.bfloat16 if dtype == torch.float32 else dtype
+
+
+def _for_kernel(x_ND: Tensor, most: int) -> Tensor | None:
+    """x in bfloat16, as the kernels take it; None for more than `most` rows, and for what no kernel takes."""
+    if len(x_ND) > most or x_ND.device.type != "cpu" or x_ND.dtype not in (torch.bfloat16, torch.float32):
+        return None
+    return x_ND.bfloat16()
+
+
 class Int8Weight(nn.Module):
     def __init__(self, weight_FD: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        scale_F = positive_scale(weight_FD.abs().amax(1).float() / 127, dtype)
+        scale_F = positive_scale(weight_FD.abs().amax(1).float() / 127, _scale_type(dtype))
         numbers_FD = (weight_FD / scale_F.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8).contiguous()
         self.shape = (len(weight_FD), weight_FD.shape[1])
         self.numbers_FD: Tensor
@@ -99,11 +112,10 @@ class Int8Weight(nn.Module):
         return self.numbers_FD.to(dtype).mul_(self.scale_F.to(dtype)[:, None])
 
     def times_few(self, x_ND: Tensor) -> Tensor | None:
-        # In float32 the kernel is written for no processor.
-        if len(x_ND) > _FEW_INT8 or x_ND.dtype != torch.bfloat16 or x_ND.device.type != "cpu":
+        if (rounded_ND := _for_kernel(x_ND, _FEW_INT8)) is None:
             return None
-        product: Tensor = torch.ops.aten._weight_int8pack_mm(x_ND, self.numbers_FD, self.scale_F)
-        return product
+        product: Tensor = torch.ops.aten._weight_int8pack_mm(rounded_ND, self.numbers_FD, self.scale_F)
+        return product.to(x_ND.dtype)
 
 
 class Int4Weight(nn.Module):
@@ -113,12 +125,13 @@ class Int4Weight(nn.Module):
         super().__init__()
         grouped_FGg = weight_FD.float().unflatten(1, (-1, _GROUP))
         low_FG, high_FG = grouped_FGg.amin(-1), grouped_FGg.amax(-1)
-        scale_FG = positive_scale((high_FG - low_FG) / 15, dtype)
+        scale_FG = positive_scale((high_FG - low_FG) / 15, _scale_type(dtype))
         # The kernel computes (number - 8) * scale + middle.
-        middle_FG = (low_FG + 8 * scale_FG.float()).to(dtype)
+        middle_FG = (low_FG + 8 * scale_FG.float()).to(scale_FG.dtype)
         centred_FGg = grouped_FGg - middle_FG.float()[..., None]
         numbers_FGg = (centred_FGg / scale_FG.float()[..., None]).round_().add_(8).clamp_(0, 15)
-        self._block = 64 if len(weight_FD) % 64 == 0 else 32
+        # Blocks of 64 rows with AVX-512, of 32 with AVX2.
+        self._block = 64 if len(weight_FD) % 64 == 0 and _kernel_packs_alike(64) else 32
         self.shape = (len(weight_FD), weight_FD.shape[1])
         self.nibbles: Tensor
         self.scale_GF2: Tensor
@@ -136,14 +149,13 @@ class Int4Weight(nn.Module):
         return weight_FD
 
     def times_few(self, x_ND: Tensor) -> Tensor | None:
-        if len(x_ND) > _FEW_INT4 or x_ND.dtype != torch.bfloat16 or x_ND.device.type != "cpu":
-            return None
-        if not _kernel_packs_alike(self._block):
+        rounded_ND = _for_kernel(x_ND, _FEW_INT4)
+        if rounded_ND is None or not _kernel_packs_alike(self._block):
             return None
         outputs, inputs = self.shape
         nibbles = self.nibbles.view(outputs, inputs // 2)
-        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_ND, nibbles, _GROUP, self.scale_GF2)
-        return product
+        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rounded_ND, nibbles, _GROUP, self.scale_GF2)
+        return product.to(x_ND.dtype)
 
 
 def nibbles_of(numbers_FD: Tensor, block: int) -> Tensor:

@@ -48,7 +48,7 @@ class PromptAttention:
             raise ConfigError(
                 "out of range",
                 where="hold",
-                expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
+                expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or off",
                 got=repr(self.hold),
             )
         if type(self.strength) not in (int, float) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:

@@ -52,5 +52,5 @@ def _twins(prompts: Mapping[str, SinglePrompt]) -> list[str]:
     for label, prompt in prompts.items():
         twin = known.setdefault(prompt.content_hash, label)
         if twin != label:
-            lines.append(f"{label} is the same matrix as {twin}: together they are that one with both weights")
+            lines.append(f"{label} holds the same numbers as {twin}: together they are that one with both weights")
     return lines

@@ -238,8 +238,8 @@ def with_attention(
         if attention.plain:
             return None
         raise ConfigError(
-            "there is no soft prompt to hold" if hold else "there is no soft prompt to strengthen",
-            where="hold" if hold else "strength",
+            f"there is no soft prompt to {'strengthen' if attention.hold is None else 'hold'}",
+            where="strength" if attention.hold is None else "hold",
             do="choose one, or leave this out",
         )
     return prompt if attention == prompt.metadata.attention else prompt.with_metadata(attention=attention)

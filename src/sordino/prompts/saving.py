@@ -17,8 +17,11 @@ _log = logging.getLogger(__name__)
 def save(prompt: StoredPrompt, path: str | Path, *, to: str = "kobold", overwrite: bool = False) -> None:
     """As `SoftPrompt.save` and `Mixture.save`, which say what a user has to know."""
     from sordino import formats
+    from sordino.prompts.mixture import Mixture
 
     try:
+        if not isinstance(prompt, Mixture):
+            formats.format_of_name(Path(path), to)
         lines = formats.write_any(prompt, Path(path), to=to, force=overwrite)
     except SordinoError as error:
         error.do = error.do.replace("--force", "--overwrite")

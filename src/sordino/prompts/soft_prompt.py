@@ -163,7 +163,7 @@ class SoftPrompt:
         """Write a file that `sordino.load` reads: KoboldAI's zip, or another of `formats.WRITABLE`.
 
         What the format cannot hold, or other programs will not know, is logged as a warning. overwrite: replace what is there, and
-        write what the format holds only in part. Raises BadInput, StorageError.
+        write what the format holds only in part. Raises BadInput, StorageError, ConfigError for a name of another format.
         """
         save(self, path, to=to, overwrite=overwrite)
 

@@ -62,8 +62,10 @@ class Access:
         try:
             return self._listen()
         except OSError as error:
+            # `create_server` appends the address, which is said anyway.
+            why = re.sub(r" \(while attempting .*", "", error.strerror or str(error))
             raise ConfigError(
-                f"cannot listen there ({error.strerror or error})",
+                f"cannot listen there ({why})",
                 where=f"{self.host}:{self.port}",
                 do="end the program that listens there, or choose another --port (0: any that is free)"
                 if error.errno == errno.EADDRINUSE

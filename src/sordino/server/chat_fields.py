@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
+from sordino.models.chat_template import chat_ids
 from sordino.models.description import DescribedModel
 from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused
-from sordino.server.generation import chat_ids
 from sordino.server.openai_fields import Items, Options
 
 # Variables that a template gets from the request itself, and arguments of the function that renders it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -121,16 +121,6 @@ def client_of(connection: HTTPConnection) -> str:
 def leading_positions(base: DescribedModel, prompt: StoredPrompt | None) -> int:
     """Positions before a request's own text: the soft prompt (of a mixture, the longest) and BOS."""
     return most_positions(base, prompt.n_tokens if prompt else 0)
-
-
-def chat_ids(
-    base: DescribedModel, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None = None
-) -> tuple[int, ...]:
-    """The conversation in the model's chat template, up to where the assistant begins. options: variables of the template.
-
-    Raises ModelError.
-    """
-    return base.without_bos(base.encode_markup(base.chat_opening(messages, options)))
 
 
 async def unless_disconnected(http: HTTPRequest, work: Coroutine[Any, Any, T]) -> T:

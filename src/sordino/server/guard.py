@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sordino.server.addresses import Access
@@ -65,7 +65,7 @@ class Guard:
             origin = headers.get("origin", "")
             # A listed page may read why it was refused, such as a wrong key.
             page = origin if origin in self.access.origins or (origin and "*" in self.access.origins) else ""
-            await _answer(scope, send, *refusal, page=page)
+            await _answer(scope, receive, send, refusal, page=page)
             return
         if scope["type"] == "http":
             receive = _limited(receive, self._limit(scope), self.limits.body_seconds)
@@ -205,15 +205,12 @@ def _limited(receive: Receive, limit: int, seconds: float) -> Receive:
     return counted
 
 
-async def _answer(scope: Scope, send: Send, status: int, message: str, *, page: str = "") -> None:
+async def _answer(scope: Scope, receive: Receive, send: Send, refusal: tuple[int, str], *, page: str) -> None:
+    status, message = refusal
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    body = json.dumps(body_of(scope["path"], status, message)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     if page:
-        headers += [(b"access-control-allow-origin", page.encode("latin-1")), (b"vary", b"Origin")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        headers |= {"access-control-allow-origin": page, "vary": "Origin"}
+    await JSONResponse(body_of(scope["path"], status, message), status, headers)(scope, receive, send)

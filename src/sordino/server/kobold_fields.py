@@ -1,7 +1,6 @@
 """The fields of KoboldAI's requests, and what they mean here.
 
-Unknown fields are ignored, as KoboldAI does and its clients count on; those
-in `foreign.IGNORED` are known and mean nothing here.
+Unknown fields are ignored, as KoboldAI does and its clients count on.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def service(
     if with_page:
         from sordino.server.page.app import Page
 
-        page = Page(models, idle, opener.runner)
+        page = Page(models, idle, opener.options)
     remembered = page.remembered() if page is not None and not model else None
     name = model or (DEFAULT_MODEL if page is None else remembered)
     if name is None and served.soft_prompt is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from sordino.engine.backend import Backend, check_prompt
+from sordino.engine.config import EngineOptions
 from sordino.engine.grammar import Grammars
 from sordino.library.library import Library
 from sordino.models.bundled import BUNDLED
@@ -59,11 +60,11 @@ def opened(
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens models by name. run: a model and its backend. runner: the backend that is asked for, for the page."""
+    """Opens models by name. run: a model and its backend. options: what `run` was made with, for the page."""
 
     run: Callable[[str], AbstractContextManager[tuple[DescribedModel, Backend]]]
     library: Library
-    runner: str
+    options: EngineOptions
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     @contextmanager

@@ -111,13 +111,13 @@ def _once(found: list[TextFile]) -> list[TextFile]:
 
 def check_text(path: Path) -> None:
     """Raise DataError for what cannot be text, as far as the beginning of the file shows it."""
-    with _reading(path), _opened(path):
+    with reading(path), _opened(path):
         pass
 
 
 def read_text(path: Path) -> str:
     """The whole file as text without its byte order mark. Raises DataError."""
-    with _reading(path), _opened(path) as file:
+    with reading(path), _opened(path) as file:
         _check_size(file, path)
         offset = file.tell()
         return _decoded(file.read(), path, offset)
@@ -125,7 +125,7 @@ def read_text(path: Path) -> str:
 
 def read_parts(path: Path) -> Iterator[str]:
     """The text in parts of about PART bytes, each cut after a paragraph, else a line, else a word. Raises DataError."""
-    with _reading(path), _opened(path) as file:
+    with reading(path), _opened(path) as file:
         offset, rest = file.tell(), b""
         while data := file.read(PART):
             data = rest + data
@@ -151,7 +151,7 @@ def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple
 
     A file that has carriage returns alone is read whole, and counted under "carriage".
     """
-    with _reading(path), _opened(path) as file:
+    with reading(path), _opened(path) as file:
         offset = file.tell()
         sample = file.read(_SAMPLE)
         file.seek(offset)
@@ -167,11 +167,12 @@ def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Raise what the system says of an unreadable file or folder as DataError."""
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("no such file or folder", where=path) from error
+        raise DataError("no such file or folder", where=path, do="check the spelling") from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error
 

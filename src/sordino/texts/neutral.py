@@ -1,12 +1,14 @@
-"""The packaged neutral texts: other text to stand between a soft prompt and the text that it is for, in many registers.
+"""The packaged neutral texts: other text to stand between a soft prompt and the text that it is for, in many registers; and
+openings for a model to continue.
 
-Every third one is kept for measuring: no prompt is trained after it.
+Every third text is kept for measuring: no prompt is trained after it.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from sordino.texts.pieces import Piece
 
@@ -20,6 +22,13 @@ def training_texts() -> tuple[Piece, ...]:
 
 def evaluation_texts() -> tuple[Piece, ...]:
     return _texts()[2::3]
+
+
+@cache
+def packaged_openings(kind: Literal["turns", "texts"]) -> tuple[str, ...]:
+    """User turns, or beginnings of plain texts; no two are the same."""
+    file = resources.files("sordino") / "data" / "openings" / f"{kind}.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 @cache

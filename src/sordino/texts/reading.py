@@ -89,7 +89,7 @@ def read_pieces(
     pieces = drawn.pieces
     if not pieces:
         raise DataError(
-            "no text to learn from", where=", ".join(map(str, paths)), got="; ".join(tally.lines()) or "nothing"
+            "there is no text in it", where=", ".join(map(str, paths)), got="; ".join(tally.lines()) or "nothing"
         )
     return Reading(pieces, (*notes, *tally.lines(), *filter(None, [drawn.note])))
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sordino.errors import TrainingError
+from sordino.errors import CheckpointError, TrainingError
 from sordino.storage import write_bytes
 from sordino.training.config import TrainConfig, stored_settings
 from sordino.training.state import Progress, RunState
@@ -31,12 +31,12 @@ VERSION = 2
 
 
 @contextmanager
-def reading_stored(what: str, path: Path, do: str = "") -> Iterator[None]:
-    """For what a run left: TrainingError where it is missing, damaged, or of another shape."""
+def reading_stored(what: str, path: Path, do: str = "", error: type[TrainingError] = CheckpointError) -> Iterator[None]:
+    """For what a run left: `error` where it is missing, damaged, or of another shape."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TrainingError(what, where=path, got=error, do=do) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
+        raise error(what, where=path, got=why, do=do) from None
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ def save_group(folder: Path, runs: Mapping[str, Snapshot]) -> None:
 
 
 def load_checkpoint(run: Snapshot) -> None:
-    """Fill the run's state with what was saved. Raises TrainingError where the run was another, or had other settings."""
+    """Fill the run's state with what was saved. Raises CheckpointError where the run was another, or had other settings."""
     header = read_header(run.folder)
     if "runs" in header:
-        raise TrainingError("this is a checkpoint of several runs", where=run.folder / FILE, expected="one run's")
+        raise CheckpointError("this is a checkpoint of several runs", where=run.folder / FILE, expected="one run's")
     _fill(run, header, _read_tensors(run.folder), run.folder)
 
 
 def load_group(folder: Path, runs: Mapping[str, Snapshot]) -> None:
-    """Fill the runs' states with what was saved, those of finished runs from their own folders. Raises TrainingError."""
+    """Fill the runs' states with what was saved, those of finished runs from their own folders. Raises CheckpointError."""
     headers = read_group(folder)
     if list(headers) != list(runs):
-        raise TrainingError("the runs are others", where=folder, expected=", ".join(headers), got=", ".join(runs))
+        raise CheckpointError("the runs are others", where=folder, expected=", ".join(headers), got=", ".join(runs))
     tensors = _read_tensors(folder)
     for index, (name, run) in enumerate(runs.items()):
         header = headers[name]
@@ -92,10 +92,10 @@ def load_group(folder: Path, runs: Mapping[str, Snapshot]) -> None:
 
 
 def read_group(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """The settings and counters of the runs of a group by name, None for finished ones. Raises TrainingError."""
+    """The settings and counters of the runs of a group by name, None for finished ones. Raises CheckpointError."""
     runs = read_header(folder).get("runs")
     if not isinstance(runs, dict):
-        raise TrainingError("this is not a checkpoint of several runs", where=folder / FILE)
+        raise CheckpointError("this is not a checkpoint of several runs", where=folder / FILE)
     return runs
 
 
@@ -128,14 +128,14 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """The settings and counters of the checkpoint in `folder`. Raises TrainingError where there is none or it is broken."""
+    """The settings and counters of the checkpoint in `folder`. Raises CheckpointError where there is none or it is broken."""
     try:
         with safe_open(folder / FILE, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["sordino"])
         if not isinstance(header, dict):
             raise TypeError("its header is no object")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise TrainingError(
+        raise CheckpointError(
             "there is no run to resume here",
             where=folder,
             expected=f"a readable {FILE}",
@@ -143,7 +143,7 @@ def read_header(folder: Path) -> dict[str, Any]:
             do="start again without --resume",
         ) from None
     if header.get("version") != VERSION:
-        raise TrainingError(
+        raise CheckpointError(
             "the checkpoint is of another version", where=folder, expected=VERSION, got=header.get("version")
         )
     return header
@@ -156,17 +156,17 @@ def is_unfinished(folder: Path) -> bool:
         if "runs" in header:
             return any(run is not None for run in header["runs"].values())
         return not header["progress"]["finished"]
-    except (TrainingError, KeyError, TypeError, AttributeError):
+    except (CheckpointError, KeyError, TypeError, AttributeError):
         return False
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The checkpoint's tensors. Raises TrainingError where a byte of it is not what was saved."""
+    """The checkpoint's tensors. Raises CheckpointError where a byte of it is not what was saved."""
     with safe_open(folder / FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         metadata = file.metadata()
     if metadata.get("sha256") != _digest(metadata["sordino"], tensors):
-        raise TrainingError(
+        raise CheckpointError(
             "the checkpoint is damaged",
             where=folder / FILE,
             expected="the bytes that were saved",
@@ -182,7 +182,7 @@ def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor
     settings = {key: value for key, value in asdict(config).items() if key != "measure"}
     changed = [key for key, value in settings.items() if began.get(key) != value]
     if changed:
-        raise TrainingError(
+        raise CheckpointError(
             "the run began with other settings",
             where=folder,
             expected=", ".join(f"{key} {began.get(key)}" for key in changed),
@@ -191,7 +191,7 @@ def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor
         )
     for key, value in run.identity.items():
         if header["identity"].get(key) != value:
-            raise TrainingError(
+            raise CheckpointError(
                 f"the {key} is not the one that this run began with",
                 where=folder,
                 expected=header["identity"].get(key),

@@ -24,13 +24,9 @@ RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
 ADAFACTOR_RATE = 0.3
 # The values of runs that were stored before these settings existed.
 _BEFORE = {
-    "kind": "embedding",
-    "hold": 0,
-    "context": 0.0,
-    "context_tokens": 1024,
-    "objective": "prefix-lm",
+    "kind": "embedding", "hold": 0, "context": 0.0, "context_tokens": 1024, "answers": 0.0, "objective": "prefix-lm",
     "optimiser": "adam",
-}
+}  # fmt: skip
 
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +163,11 @@ class TrainConfig:
     context_tokens: int = setting(
         1024, "Longest text between prompt and rows, in tokens, at the end of the run.", low=1, offered=False
     )
+    answers: float = setting(
+        0.0, "Rows of the model's own answers to packaged questions for each row of text; 0 or off: none.",
+        low=0, high=10, zero="off", label="The model's own answers, for each row of text",
+        shown="off",
+    )  # fmt: skip
     warmup: float = setting(
         0.05, "Share of the steps with a rising learning rate.", low=0, high=1, label="Warm-up, share of the steps"
     )

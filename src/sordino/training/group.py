@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
-from sordino.errors import BadInput, DataError, TrainingError
+from sordino.errors import BadInput, CheckpointError, DataError
 from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata
@@ -19,7 +19,7 @@ from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import is_unfinished, read_group, reading_stored
 from sordino.training.events import HTML, Finished, OnGroupEvent, Started
-from sordino.training.execute import ShouldStop, alone_in, begin, calibrated, deterministic, read_texts
+from sordino.training.execute import ShouldStop, alone_in, answered, begin, calibrated, deterministic, read_texts
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.job import Job, check_job, ending_of, is_unwritten, job_from
 from sordino.training.loop import RunGroup, train_group
@@ -83,12 +83,12 @@ def is_group(folder: Path) -> bool:
 
 
 def stored_group(folder: Path, *, overwrite: bool = False) -> Group:
-    """The group that is to go on; its runs' folders are beside this one. Raises TrainingError."""
+    """The group that is to go on; its runs' folders are beside this one. Raises CheckpointError."""
     names = list(read_group(folder))
     with reading_stored("the soft prompts' names cannot be read", folder / GROUP):
         stored = json.loads((folder / GROUP).read_bytes())["voices"]
     if stored != names:
-        raise TrainingError(
+        raise CheckpointError(
             "the checkpoint is of other soft prompts", where=folder, expected=stored, got=", ".join(names)
         )
     beside = folder.resolve().parent
@@ -121,13 +121,15 @@ def execute_group(
                 for name, job in jobs.items():
                     begin(job, prepared[name])
                 write_bytes(group.folder / GROUP, json.dumps({"voices": list(jobs)}).encode())
-        prepared = {name: replace(one, config=jobs[name].config) for name, one in prepared.items()}
+        runs = [replace(one, config=jobs[name].config) for name, one in prepared.items()]
+        runs = answered(runs, group.folder, resume=resume, on_event=partial(on_event, ""), strategy=strategy)
+        prepared = dict(zip(jobs, runs, strict=True))
         for name, one in prepared.items():
             on_event(name, Started(one.start.how, one.config.steps))
-        runs = [one.run(jobs[name].folder, name) for name, one in prepared.items()]
+        members = [one.run(jobs[name].folder, name) for name, one in prepared.items()]
         finished = {}
         steps = train_group(
-            base, RunGroup(runs, group.folder), resume=resume, should_stop=should_stop, strategy=strategy
+            base, RunGroup(members, group.folder), resume=resume, should_stop=should_stop, strategy=strategy
         )
         with deterministic(base):
             for name, event in steps:

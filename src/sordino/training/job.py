@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
-from sordino.errors import BadInput, TrainingError
+from sordino.errors import BadInput, CheckpointError
 from sordino.formats import read_single
 from sordino.library.library import open_library
 from sordino.library.names import ENDINGS, kind_of_name, without_ending
@@ -173,7 +173,7 @@ def _is_unreported(folder: Path) -> bool:
     """Whether the run in `folder` took all its steps and was killed before its report, perhaps in measuring."""
     try:
         finished = read_header(folder)["progress"]["finished"]
-    except (TrainingError, KeyError, TypeError):
+    except (CheckpointError, KeyError, TypeError):
         return False
     return finished in ("steps", "early") and not (folder / HTML).exists()
 
@@ -196,7 +196,7 @@ def store(job: Job, started: str) -> None:
 
 
 def stored_job(folder: Path, *, overwrite: bool = False) -> Job:
-    """The job of a run that is to go on. overwrite: also replace the file, should there be one. Raises BadInput, TrainingError."""
+    """The job of a run that is to go on. overwrite: replace the file too, should there be one. Raises BadInput, CheckpointError."""
     read_header(folder)
     job = job_from(folder, overwrite=overwrite)
     # The file may be its own, written before it was measured; `write_result` compares them.
@@ -206,7 +206,7 @@ def stored_job(folder: Path, *, overwrite: bool = False) -> Job:
 
 
 def job_from(folder: Path, *, overwrite: bool) -> Job:
-    """The job that `store` wrote into a run's folder, wherever that is now. Raises TrainingError."""
+    """The job that `store` wrote into a run's folder, wherever that is now. Raises CheckpointError."""
     path = folder / SETTINGS
     with reading_stored("the run's settings cannot be read", path, do="start again without --resume"):
         stored = json.loads(path.read_bytes())

@@ -182,7 +182,10 @@ class JobFiles:
                 # A file of that name is there already, or the disk refuses.
                 raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
             numbered = (path.with_stem(f"{path.stem} ({number})") for number in count(2))
-            write_bytes(next(one for one in chain([path], numbered) if not _is_another(one, content)), content)
+            write_bytes(
+                next(one for one in chain([path], numbered) if not one.is_file() or one.read_bytes() == content),
+                content,
+            )
 
     def remove_text(self, job: QueuedJob, name: str) -> None:
         """And the folders that it leaves empty. Raises BadInput."""
@@ -195,10 +198,6 @@ class JobFiles:
         with suppress(OSError):
             for folder in path.relative_to(texts).parents:
                 (texts / folder).rmdir()
-
-
-def _is_another(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() != content
 
 
 class _ReadOnce(Generic[T]):

@@ -6,7 +6,7 @@ Shape key: P virtual tokens, D model width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -23,17 +23,27 @@ from sordino.training.contexts import Contexts
 from sordino.training.events import METRICS, E, Finished, MetricsFile, Sample
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch
-from sordino.training.schedule import batch_at, hash_of, spread_within
+from sordino.training.schedule import answer_rows, batch_at, hash_of, spread_within
 from sordino.training.state import Progress, fold, new_state
 
 
 @dataclass(frozen=True)
 class TrainSet:
-    """The examples of a run and the hash of the texts they came from."""
+    """The examples of a run and the hash of the texts they came from. answers: the model's own (`answers.py`), where the run's
+    settings ask for some.
+    """
 
     train: Sequence[Example]
     validation: Sequence[Example]
     data_hash: str
+    answers: Sequence[Example] = ()
+
+    def rows_at(self, step: int, config: TrainConfig) -> list[Example]:
+        """What a step trains on."""
+        rows = batch_at(self.train, step, config)
+        if self.answers:
+            rows += batch_at(self.answers, step, replace(config, batch=answer_rows(config)))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class GroupMember:
         run.config.check_room(base.context_length)
         if not run.data.train:
             raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
+        if bool(run.data.answers) != bool(run.config.answers):
+            raise ValueError("a run has answers where its settings ask for them, and only there")
         self.run, self.name, self.config = run, run.name, run.config
         self.form = form_of(base, run.config)
         self.contexts = Contexts.of(base, run.config, run.data.train, neutral)
@@ -65,6 +77,7 @@ class GroupMember:
             "device": base.device.type,
             "data": run.data.data_hash,
             "order of the texts": hash_of(run.data.train),
+            **({"set of answers": hash_of(run.data.answers)} if run.data.answers else {}),
             **self.contexts.identity(),
         }
         self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
@@ -77,7 +90,7 @@ class GroupMember:
     def batch(self, step: int) -> Batch:
         """What a step trains on."""
         source = self.form.source(fold(self.state.parameters), self.contexts.at(step))
-        return Batch(source, batch_at(self.run.data.train, step, self.config), step)
+        return Batch(source, self.run.data.rows_at(step, self.config), step)
 
     def judged(self) -> list[Batch]:
         """The validation rows after the weight average. In a run with contexts, every second row comes after other text: a prompt

@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows, to_json
+from sordino.errors import TrainingError
+from sordino.evaluation.distance_report import DistanceReport, explanation, table, to_json
 from sordino.evaluation.pictures import (
     ACCENT,
     FAINT,
@@ -31,6 +29,7 @@ from sordino.evaluation.pictures import (
     new_figure,
     plain_axes,
     rendered,
+    whole_numbers,
 )
 from sordino.evaluation.report import ConditionLine
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -38,6 +37,10 @@ from sordino.storage import write_bytes
 from sordino.training.checkpoint import reading_stored
 from sordino.training.events import HTML as HTML
 from sordino.training.events import METRICS, Sample, Step, Validation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PICTURE = "report.png"
 RESULTS = "report.json"
@@ -98,7 +101,7 @@ def write_report(folder: Path, report: RunReport) -> None:
 def read_events(folder: Path) -> list[Step | Validation | Sample]:
     """The events of a run's metrics.jsonl, in order. Raises TrainingError where it is missing or broken."""
     path = folder / METRICS
-    with reading_stored("the run's metrics cannot be read", path):
+    with reading_stored("the run's metrics cannot be read", path, error=TrainingError):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [_EVENTS[line.pop("kind")](**line) for line in lines]
 
@@ -157,9 +160,10 @@ def _page(report: RunReport, picture: bytes) -> bytes:
 
 
 def _shown(report: DistanceReport) -> dict[str, Any]:
+    found = table(report)
     return {
-        "columns": columns(report),
-        "rows": rows(report),
+        "columns": found.columns,
+        "rows": found.rows,
         "sentences": explanation(report),
         "picture": b64encode(rendered(distance_figure(report))).decode("ascii"),
     }
@@ -197,7 +201,7 @@ def loss_figure(events: Sequence[Step | Validation | Sample]) -> Figure:
     axes = figure.add_subplot()
     _draw_losses(axes, events)
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     plain_axes(axes)
     return figure
 
@@ -232,7 +236,7 @@ def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> Non
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate\n(embedding RMS)", fontsize=8)
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
 
 
 def _draw_heldout(axes: Axes, heldout: Sequence[ConditionLine]) -> None:

@@ -28,6 +28,7 @@ from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.splits import Splits
+from sordino.training.answers import WORK, check_answers, stand_ins
 from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.contexts import Contexts, neutral_ids
@@ -38,9 +39,8 @@ from sordino.training.initialise import Start, initialise
 from sordino.training.judging import Judging, MeasureResult, RunSize, judging_of, work
 from sordino.training.loop import LOWER, Run, TrainSet
 from sordino.training.reading import read_split
-from sordino.training.schedule import batch_at
+from sordino.training.schedule import answer_rows, chosen_steps, run_seconds, steps_wanted, steps_within
 from sordino.training.state import fold, new_parameters
-from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 # A sample is drawn from this many words of the validation text unless a text is given.
@@ -69,6 +69,8 @@ class PreparedRun:
         count, tokens = len(self.data.train), self.train_tokens
         characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
         rows = min(self.config.batch, count) * tokens / count
+        if longest := stand_ins(self.base, self.config):
+            rows += answer_rows(self.config) * tokens_of(longest) / len(longest)
         heldout = math.ceil(held * tokens / max(characters, 1))
         # After other text an encoder-decoder's prompt is not measured.
         context = self.base.context_length if self.base.encoder_decoder is None else 0
@@ -142,6 +144,7 @@ def _started(
             do="add text or lower --tokens",
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
+    check_answers(base, config)
     start = first_matrix(base, config, data, started)
     return PreparedRun(base, config, splits, data, start, notes)
 
@@ -166,13 +169,15 @@ def estimate(
     base, config = runs[0].base, runs[0].config
     step_seconds, evaluation_seconds = (agreed_number(strategy, each) for each in _measured_seconds(runs, strategy))
 
+    step_work = sum(run.size.step_work for run in runs)
+    answering = WORK / step_work * step_seconds if any(run.config.answers for run in runs) else 0.0
+
     def measuring(steps: int) -> float:
-        read = sum(work(run.judging(steps), run.config, run.size) for run in runs)
-        return read / sum(run.size.step_work for run in runs) * step_seconds
+        return sum(work(run.judging(steps), run.config, run.size) for run in runs) / step_work * step_seconds
 
     def whole(steps: int) -> float:
-        settled = replace(config, steps=steps)
-        return run_seconds(steps, settled, step_seconds, evaluation_seconds) + measuring(steps)
+        shorter = replace(config, steps=steps)
+        return answering + run_seconds(steps, shorter, step_seconds, evaluation_seconds) + measuring(steps)
 
     steps, wanted = config.steps, 0
     if calibration.minutes is not None:
@@ -195,12 +200,14 @@ def _measured_seconds(runs: Sequence[PreparedRun], strategy: Strategy) -> tuple[
     contexts = [Contexts.of(base, run.config, run.data.train, neutral) for run in runs]
     pass_tokens = min(run.config.pass_tokens for run in runs)
     samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
+    # The answers are not written yet.
+    sets = [replace(run.data, answers=stand_ins(base, run.config)) for run in runs]
 
     def step(number: int) -> float:
         began = time.monotonic()
         parts = [
-            Batch(form.source(fold(own), between.at(number)), batch_at(run.data.train, number, run.config))
-            for own, form, between, run in zip(parameters, forms, contexts, runs, strict=True)
+            Batch(form.source(fold(own), between.at(number)), data.rows_at(number, run.config))
+            for own, form, between, data, run in zip(parameters, forms, contexts, sets, runs, strict=True)
         ]
         losses_and_gradients(base, parts, pass_tokens, strategy)
         return time.monotonic() - began

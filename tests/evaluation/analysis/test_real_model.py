@@ -24,11 +24,11 @@ def test_leaving_out_costs_and_attention_is_paid(smollm2) -> None:
     prompt = formats.read(DATA / "prompts" / "keeper.zip")
     text = own_text(prompt)
     assert "lighthouse keeper" in text[0]
-    depth = depth_of(smollm2, prompt, text, InspectConfig(limit=400))
+    depth = depth_of(smollm2, prompt, text, InspectConfig(limit=256))
     assert depth.importance.loss < depth.importance.without - 0.1
     assert np.mean(depth.importance.costs) > 0
     # In one batch as alone: float32, so to its rounding.
-    passage = passage_of(smollm2, text[1], row_tokens=128, limit=400)
+    passage = passage_of(smollm2, text[1], row_tokens=128, limit=256)
     for at in (0, 19):
         short = np.delete(prompt.matrix, at, axis=0)
         (alone,) = losses_of(smollm2, [short], prompt.metadata, passage, pass_tokens=4096)

@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from sordino import formats
 from sordino.errors import StorageError
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.prompts.fit import Fit
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
@@ -618,6 +619,7 @@ def test_the_form_has_a_field_for_every_setting(server: Running) -> None:
     form = httpx.get(f"{server.url}/ui/training-form").json()
     fields = [*form["run"], *form["about"]]
     assert {field["name"] for field in fields} | {"name", "start_from"} == set(RunSettings.model_fields)
+    assert form["model"] == DEFAULT_MODEL
     assert all(field["label"] and field["help"] for field in fields)
 
 

@@ -121,12 +121,16 @@ def test_a_run_of_texts_has_nothing_of_it(tmp_path: Path) -> None:
     assert job_from(tmp_path / "v.run", overwrite=False).distil is None
 
 
-def test_what_cannot_be_done_is_refused_first(tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"expected NAME\.kv\.zip"):
         check_job(small_job(tmp_path, kind="kv"))
     check_job(small_job(tmp_path))
     with pytest.raises(DataError, match="no longer than the soft prompt"):
         execute(small_job(tmp_path, tokens=200), small_base())
     with pytest.raises(ConfigError, match="context"):
+        execute(small_job(tmp_path, text=WORDS * 20), small_base())
+    # A long text is not encoded once more with each opening.
+    monkeypatch.setattr("sordino.training.distil.prepare.make_openings", lambda *_: pytest.fail("openings were made"))
+    with pytest.raises(ConfigError, match=r"got \d+ BOS \+ \d+ text \+ 6 new"):
         execute(small_job(tmp_path, text=WORDS * 20), small_base())
     assert not (tmp_path / "v.run" / "teacher.jsonl").exists()

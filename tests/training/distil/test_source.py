@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,38 @@ def test_what_cannot_be_distilled_says_why(tmp_path: Path) -> None:
         read_source([list_])
     with pytest.raises(DataError, match="no text to distil"):
         read_source([empty])
+
+
+def test_what_is_too_large_says_how_large_it_may_be(tmp_path: Path) -> None:
+    card = tmp_path / "a.json"
+    card.write_text(json.dumps({**V1, "description": "sea " * 300_000}))
+    with pytest.raises(DataError, match=r"too long with its .* expected at most 1,000,000 characters, got 1,2"):
+        read_source([card])
+    card.write_text(json.dumps({**V1, "name": "x" * 301}))
+    with pytest.raises(DataError, match=r"name is too long; expected at most 300 characters, got 301"):
+        read_source([card])
+
+
+def test_a_lorebook_with_a_name_is_no_character(tmp_path: Path) -> None:
+    book = tmp_path / "world.json"
+    for entries in ([], {"0": {"content": ""}}, {"0": {"content": "off", "disable": True}}):
+        book.write_text(json.dumps({"name": "The World", "description": "All of it.", "entries": entries}))
+        with pytest.raises(DataError, match="no text to distil"):
+            read_source([book])
+
+
+def test_what_the_system_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, whom nothing is refused."""
+    (tmp_path / "a.json").write_text(json.dumps(V1))
+
+    def denied(self: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for function, named in (("open", tmp_path / "a.json"), ("iterdir", tmp_path)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, function, denied)
+            with pytest.raises(DataError, match=f"{re.escape(str(named))}: cannot be read .Permission denied"):
+                read_source([named])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")

@@ -17,13 +17,14 @@ from sordino.engine.embedded import EmbeddedEngine
 from sordino.engine.engine import Engine
 from sordino.engine.generate import ADVICE, TextRequest, longest_row, rows_of
 from sordino.engine.runners.encoder_decoder_runner import EncoderDecoderRunner
-from sordino.engine.runners.llama_context import CELLS_STEP, MAX_SEQUENCES, LlamaContext
+from sordino.engine.runners.llama_context import MAX_SEQUENCES, LlamaContext
 from sordino.engine.runners.llama_cpp_runner import GgufRunner
 from sordino.engine.runners.llama_library import STRENGTHS, library
+from sordino.engine.runners.llama_room import cell_budget
 from sordino.engine.runners.runner import Runner
 from sordino.engine.runners.torch_runner import TorchRunner
-from sordino.engine.threads import in_thread_of_its_own
 from sordino.engine.vllm.start import running as vllm_running
+from sordino.engine.waiting import in_thread_of_its_own
 from sordino.errors import ConfigError, OutOfMemory
 from sordino.models import files
 from sordino.models.base_model import BaseModel
@@ -32,9 +33,6 @@ from sordino.prompts.attention import UNSUPPORTED_STRENGTHS, can_give
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.prompt import attention_of
-
-# Positions that a row of a conversation takes, roughly.
-_SHORT_ROW = 1024
 
 log = logging.getLogger("sordino.server")
 
@@ -60,19 +58,10 @@ def gguf_runner(
 ) -> Iterator[GgufRunner]:
     """llama.cpp under the engine. row_cells: that the longest row needs, where that is known. Raises MissingExtra, ModelError,
     OutOfMemory."""
-    # llama.cpp allocates everything at once: a full context for every row where memory holds that, which is fastest. Else the rows
-    # share a pool: what --kv-memory holds, or by default one long row or many short ones.
-    longest = -(-row_cells // CELLS_STEP) * CELLS_STEP if row_cells else model.context_length
-    whole = options.rows * longest
-    most = max(longest, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
-    kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
+    free = psutil.virtual_memory().available
     context = LlamaContext(
         path,
-        kv_bytes=kv_bytes,
-        max_cells=min(most, whole),
-        # A quarter more: a prompt that is held has its cells several times.
-        row_cells=row_cells or model.context_length * 5 // 4,
-        sequences=options.rows,
+        cell_budget(options, model.context_length, free, row_cells=row_cells),
         batch=options.step_tokens,
         threads=torch.get_num_threads(),
     )
@@ -148,7 +137,7 @@ def llama_cpp_file(name: str, runner: str, *, only_torch: str, notify: Callable[
         raise ConfigError("vLLM is for sordino serve", where="--runner vllm", got=name, do="leave it out")
     why = why_torch(source, runner, only_torch)
     if why and runner == "gguf":
-        raise ConfigError(why, where="--runner gguf", got=name, do="leave one of them out")
+        raise ConfigError(why, where="--runner gguf", got=name, do="leave --runner gguf out")
     if why:
         notify(f"PyTorch runs {source.name} ({why})")
         return None

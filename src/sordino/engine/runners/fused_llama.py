@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.engine.runners.kv_pool import Pool, Slot, SlotSpan
 from sordino.forward.llama_layers import (
@@ -35,6 +34,9 @@ from sordino.forward.llama_layers import (
 from sordino.forward.small_matmul import times, widened
 from sordino.forward.weighting import position_bias
 from sordino.models.base_model import BaseModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

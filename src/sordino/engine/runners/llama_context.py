@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from sordino.engine.runners.llama_batch import BatchBuffers, pointer
 from sordino.engine.runners.llama_library import POOLING_NONE, LogCallback, library
+from sordino.engine.runners.llama_room import CELLS_STEP, CellBudget, cell_bytes
 from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
-CELLS_STEP = 256
 # Positions of one call that reads hidden states: llama.cpp computes the logits of each too, and they take memory.
 _READ_BATCH = 32
 
@@ -50,24 +50,21 @@ _log_callback = LogCallback(_log_message)
 class LlamaContext:
     """A model file and its cells. For one thread at a time.
 
-    split: whether each sequence has `cells` positions of its own, or all of them share `cells`. They have their own where
-    `kv_bytes` hold `row_cells` for each (None: never); else they share `max_cells`, or as many as fit.
+    split: whether each sequence has `cells` positions of its own, or all of them share `cells`.
     Raises ModelError for a file that llama.cpp cannot read, and OutOfMemory where its cells do not fit.
     """
 
     def __init__(
         self,
         path: Path,
+        budget: CellBudget,
         *,
-        kv_bytes: int,
-        max_cells: int,
-        sequences: int,
         batch: int,
-        row_cells: int | None = None,
         threads: int | None = None,
     ) -> None:
-        if not 0 < sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
-            raise ValueError((sequences, batch, path))
+        self.sequences, self.batch = budget.sequences, max(batch, budget.sequences)
+        if not 0 < self.sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
+            raise ValueError((self.sequences, batch, path))
         c = self._c = library()
         c.llama_log_set(_log_callback, None)
         c.llama_backend_init()
@@ -81,17 +78,13 @@ class LlamaContext:
         self.window = int(c.llama_model_n_swa(self._model))
         self.architecture = self._metadata("general.architecture")
         self._check_kind(path)
-        affordable = kv_bytes // self._cell_bytes()
-        # llama.cpp rounds up to this itself.
-        own = -(-(row_cells or 0) // CELLS_STEP) * CELLS_STEP
-        self.split = sequences > 1 and 0 < own <= affordable // sequences
-        self.cells = own if self.split else _whole_steps(min(max_cells, affordable))
-        self.sequences, self.batch = sequences, max(batch, sequences)
+        plan = budget.plan(self._cell_bytes())
+        self.split, self.cells = plan.split, plan.cells
         self._name, self._threads = path.name, threads
         self._contexts: list[Any] = []
         self._finalizer.detach()
         self._finalizer = finalize(self, _free, c, self._contexts, self._model)
-        self._context = self._opened(self._context_params(), "the running rows")
+        self._context = self._opened(self._context_params(plan.total), "the running rows")
         self._memory = c.llama_get_memory(self._context)
         self._buffers = BatchBuffers(self.batch)
         self._reader: Any = None
@@ -235,9 +228,9 @@ class LlamaContext:
         self._contexts.append(context)
         return context
 
-    def _context_params(self) -> Any:
+    def _context_params(self, cells: int) -> Any:
         params = self._c.llama_context_default_params()
-        params.n_ctx = self.cells * (self.sequences if self.split else 1)
+        params.n_ctx = cells
         params.n_batch = params.n_ubatch = self.batch
         params.n_seq_max = self.sequences
         # One pool of cells: a long row takes what short ones leave, and rows share a prefix; but each row attends over all cells.
@@ -252,8 +245,7 @@ class LlamaContext:
         shared = int(self._c.llama_model_n_head_kv(self._model))
         width = self._number("attention.key_length", int(self._c.llama_model_n_embd(self._model)) // max(1, heads))
         values = self._number("attention.value_length", width)
-        # Half precision: llama.cpp's default.
-        return max(1, layers * shared * (width + values) * 2)
+        return cell_bytes(layers, shared, width + values)
 
     def _number(self, name: str, default: int) -> int:
         value = self._metadata(f"{self.architecture}.{name}")
@@ -275,17 +267,6 @@ class LlamaContext:
     def _check_sequences(self, sequences: Sequence[int]) -> None:
         if sequences and not 0 <= min(sequences) <= max(sequences) < self.sequences:
             raise ValueError(f"sequences {min(sequences)} to {max(sequences)} of {self.sequences}")
-
-
-def _whole_steps(cells: int) -> int:
-    if cells < CELLS_STEP:
-        raise OutOfMemory(
-            "there is no room for a row",
-            expected=f"{CELLS_STEP} positions at least",
-            got=f"room for {cells}",
-            do="give more --kv-memory",
-        )
-    return cells // CELLS_STEP * CELLS_STEP
 
 
 def _free(c: Any, contexts: Sequence[Any], model: Any) -> None:

@@ -16,13 +16,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.forward.masks import held_masks
@@ -34,6 +33,9 @@ from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # All layers' weights of a row of 150 positions are 24 MB on SmolLM2-135M.
 _ROWS_A_PASS = 4
@@ -114,6 +116,8 @@ def _of_encoder(base: BaseModel, network: Any, prompt: SoftPrompt, windows: Sequ
 
 def eager_twin(network: PreTrainedModel) -> PreTrainedModel:
     """A second network with eager attention that shares the weights in memory."""
+    from transformers import PreTrainedModel
+
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
     for part in twin.modules():

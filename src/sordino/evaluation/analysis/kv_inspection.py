@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.errors import DoesNotFit
+from sordino.evaluation.confidence import Floats
 from sordino.evaluation.off_domain import own_text
 from sordino.forward.prefix import encode_prefixes
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.prompt import KeysValues
-
-Norms = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +29,10 @@ class KVInspection:
 
     label: str
     prompt: KVPrompt
-    keys_L: Norms
-    values_L: Norms
-    text_keys_L: Norms
-    text_values_L: Norms
+    keys_L: Floats
+    values_L: Floats
+    text_keys_L: Floats
+    text_values_L: Floats
 
 
 def inspected_kv(base: BaseModel, label: str, prompt: KVPrompt) -> KVInspection:
@@ -77,7 +76,7 @@ def _of_text(base: BaseModel, prompt: KVPrompt) -> KeysValues:
     return KeysValues(keys, values, np.empty(0, np.float32))
 
 
-def _norms(side_LHPC: Sequence[NDArray[np.float32]]) -> Norms:
+def _norms(side_LHPC: Sequence[NDArray[np.float32]]) -> Floats:
     """[L]. Where there is one position, that is taken."""
     rest = [side_HPC[:, 1:] if side_HPC.shape[1] > 1 else side_HPC for side_HPC in side_LHPC]
     return np.array([np.linalg.norm(side_HPC.astype(np.float64), axis=-1).mean() for side_HPC in rest])

@@ -6,17 +6,30 @@ Shape key: L layers, P virtual tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from sordino.evaluation.analysis.inspection import Depth, Inspection
 from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
-from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
+from sordino.evaluation.pictures import (
+    ACCENT,
+    BAND,
+    COLOURS,
+    FAINT,
+    PLAIN,
+    drawable,
+    new_figure,
+    plain_axes,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # With more virtual tokens than this, only some are labelled with their word.
 _NAMED = 40
@@ -100,8 +113,8 @@ def _draw_attention(axes: Axes, depth: Depth) -> None:
     )
     axes.set_xlabel("layer", fontsize=8)
     axes.set_ylabel("virtual token", fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
+    whole_numbers(axes.yaxis)
     axes.tick_params(labelsize=8)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, format=PercentFormatter(1.0))
     bar.ax.tick_params(labelsize=7)
@@ -168,7 +181,7 @@ def pruning_figure(stages: Sequence[Stage], chosen: Stage) -> Figure:
         axes.plot(lengths, others, color=PLAIN, marker="o", markersize=3.5, label="held-out text")
     axes.plot([len(chosen.kept)], [chosen.judged], "*", color=ACCENT, markersize=13, label=f"kept: {len(chosen.kept)}")
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     axes.set_xlabel("virtual tokens left")
     axes.set_ylabel("nats per token")
     axes.set_title("Loss against length", loc="left")

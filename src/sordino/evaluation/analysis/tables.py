@@ -13,7 +13,7 @@ from sordino.evaluation.analysis.inspection import Inspection, findings
 from sordino.evaluation.analysis.kv_inspection import KVInspection
 from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
-from sordino.evaluation.tables import Table
+from sordino.evaluation.confidence import Table
 
 _ALIKE = {"pooled": "How alike: cosine of the mean vectors", "per token": "Mean cosine over pairs of virtual tokens"}
 

@@ -59,9 +59,12 @@ def build_site(folder: Path, site: Path, *, title: str = "", url: str = "") -> B
         checked_url(url, Reach.MACHINE)
         url = url if url.endswith("/") else f"{url}/"
     before = _listed(site)
+    new = [made for made in (site / _FOLDER, site) if not made.exists()]
     make_folder(site / _FOLDER)
     entries, left_out = _write_files(library, site)
     if not entries:
+        for made in new:
+            made.rmdir()
         raise BadInput("there is no soft prompt to offer", where=folder, got="; ".join(left_out[:3]))
     index = GalleryIndex(title or folder.absolute().name, tuple(entries))
     data = write_index(index)

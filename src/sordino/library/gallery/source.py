@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -15,6 +17,8 @@ from sordino.library.gallery.added import AddedGallery, Galleries
 from sordino.library.gallery.download import fetched
 from sordino.library.gallery.index import GalleryEntry
 from sordino.library.gallery.web import Reach, Web
+from sordino.library.installing import Installed, Wanted, install
+from sordino.library.library import Library
 from sordino.library.names import ENDINGS, kind_of_name, safe_name, without_ending
 from sordino.library.origins import Origin
 from sordino.library.source import Item
@@ -87,6 +91,20 @@ def fetched_by(text: str, galleries: Galleries, *, progress: Progress | None = N
     if not at or not name or gallery not in [one.name for one in galleries.all()]:
         return None
     return fetched_from(galleries.named(gallery), name, cache=files_folder(), progress=progress)
+
+
+def install_fetched(
+    library: Library, path: Path, wanted: Wanted, *, warn: Callable[[str], None], origin: Origin
+) -> Installed:
+    """Copy what was fetched into the library, and take it out of the cache; what is refused stays there for another try.
+
+    Raises as `install`.
+    """
+    found = install(library, path, wanted, warn=warn, origin=origin)
+    with suppress(OSError):
+        path.unlink()
+        path.parent.rmdir()
+    return found
 
 
 def _of_address(text: str, progress: Progress | None) -> tuple[Path, Origin]:

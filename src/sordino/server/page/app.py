@@ -20,6 +20,7 @@ from pydantic import StrictStr
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sordino.engine.config import EngineOptions
 from sordino.errors import SordinoError
 from sordino.library.gallery.added import Galleries
 from sordino.models import files
@@ -155,9 +156,9 @@ async def clients(request: Request) -> dict[str, Any]:
 class Page:
     """The page of one server. folder: for stories and training runs; by default the user's data folder."""
 
-    def __init__(self, server: Models, idle: Idle, runner: str = "auto", folder: Path | None = None) -> None:
+    def __init__(self, server: Models, idle: Idle, options: EngineOptions, folder: Path | None = None) -> None:
         place = platformdirs.user_data_path("sordino", appauthor=False) if folder is None else folder
-        self._server, self._idle, self._runner = server, idle, runner
+        self._server, self._idle, self._options = server, idle, options
         self._recent = loading.Recent(place / "models.json")
         self._stories, self._jobs = stories.Stories(place / "stories"), queue.Jobs(place / "training")
         self._galleries = Galleries(place / "galleries")
@@ -174,7 +175,7 @@ class Page:
     def add(self, app: FastAPI) -> None:
         """Add the page's routes and their shared state to the application."""
         announce = partial(setattr, app.state, "serving")
-        app.state.loader = loading.Loader(self._server, self._idle, announce, self._recent, self._runner)
+        app.state.loader = loading.Loader(self._server, self._idle, announce, self._recent, self._options)
         app.state.publisher = StatePublisher()
         app.state.inspections, app.state.clients = OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs

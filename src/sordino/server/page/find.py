@@ -15,10 +15,10 @@ from sordino.library import hub
 from sordino.library.entry import Entry
 from sordino.library.gallery.added import AddedGallery, Galleries, found_at
 from sordino.library.gallery.index import GalleryEntry
-from sordino.library.gallery.source import fetched_from, files_folder
+from sordino.library.gallery.source import fetched_from, files_folder, install_fetched
 from sordino.library.gallery.web import Reach, Web
 from sordino.library.hub_names import PREFIX, parse_reference
-from sordino.library.installing import Installed, Wanted, install
+from sordino.library.installing import Installed, Wanted
 from sordino.library.library import Library
 from sordino.library.origins import origins
 from sordino.models.catalogue import sizes_here
@@ -116,7 +116,7 @@ def start(request: Request, body: InstallWanted) -> dict[str, Any]:
 
         def work(progress: Progress) -> Installed:
             path, origin = fetched_from(added, name, cache=files_folder(), progress=progress)
-            return install(prompts.library, path, wanted, warn=_no_warning, origin=origin)
+            return install_fetched(prompts.library, path, wanted, warn=_no_warning, origin=origin)
 
     _installs(request).start(body.source, work, prompts.refresh)
     return installs(request)

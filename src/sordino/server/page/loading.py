@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from sordino.engine.choice import why_torch
+from sordino.engine.config import EngineOptions
 from sordino.errors import SordinoError
 from sordino.models import files
 from sordino.server.errors import Refused, refused
@@ -57,7 +58,7 @@ class Recent:
 
 
 class Loader:
-    """Changes the model. runner: of `sordino serve --runner`. announce: called with what is served from now on.
+    """Changes the model. options: of `sordino serve`. announce: called with what is served from now on.
 
     May be used from any thread. Loads one model at a time.
     """
@@ -68,9 +69,9 @@ class Loader:
         idle: Idle,
         announce: Callable[[Serving | Idle], None],
         recent: Recent,
-        runner: str = "auto",
+        options: EngineOptions,
     ) -> None:
-        self.models, self.recent, self.runner = models, recent, runner
+        self.models, self.recent, self.options = models, recent, options
         self._idle, self._announce = idle, announce
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
@@ -104,7 +105,7 @@ class Loader:
 
     def _load(self, attempt: _Attempt) -> None:
         try:
-            attempt.prepare(as_it_is=runs_as_it_is(attempt.name, self.runner))
+            attempt.prepare(as_it_is=runs_as_it_is(attempt.name, self.options.runner))
             if not attempt.cancelled:
                 attempt.line = "reading the weights"
                 self.models.change(attempt.name, self._announce, still_wanted=lambda: not attempt.cancelled)

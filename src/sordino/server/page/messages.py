@@ -16,11 +16,12 @@ from pydantic import ConfigDict, Field, StrictBool
 from sordino.engine.requests import Request, request_for, room_for_text
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
+from sordino.models.chat_template import chat_ids
 from sordino.models.description import DescribedModel
 from sordino.prompts.attention import LEAST_STRENGTH, MOST_STRENGTH, OFFERED_HOLD, Hold
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of, with_attention
 from sordino.server.bodies import StrictBody, few_entries
-from sordino.server.generation import chat_ids, leading_positions
+from sordino.server.generation import leading_positions
 from sordino.server.openai_fields import Items
 from sordino.server.serving import Serving
 

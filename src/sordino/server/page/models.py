@@ -6,9 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import psutil
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from sordino.engine.choice import llama_cpp_bytes, why_torch
+from sordino.engine.config import EngineOptions
 from sordino.errors import SordinoError
 from sordino.models import files, hub
 from sordino.models.bundled import BUNDLED
@@ -19,31 +22,34 @@ from sordino.models.sizes import parameters_in
 from sordino.models.suited import DeviceMemory, device_memory
 from sordino.server.bodies import StrictBody
 from sordino.server.errors import refusing
-from sordino.server.page.loading import Loader, runs_as_it_is
+from sordino.server.page.loading import Loader
 from sordino.server.page.training_settings import Argument
 from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/models", include_in_schema=False)
 
-# Memory besides the weights: the program, running rows, prefixes.
-_OVERHEAD_BYTES = 600 << 20
+# PyTorch's memory besides the weights: the program, rows, prefixes.
+_TORCH_BYTES = 600 << 20
 
 
-def needed_bytes(source: ModelSource, *, as_it_is: bool, per_parameter: int = 4) -> int | None:
-    """An estimate of the memory for a model; None where nothing is known of it. per_parameter: bytes of the numbers in memory."""
+def needed_bytes(source: ModelSource, options: EngineOptions, memory: DeviceMemory) -> int | None:
+    """An estimate of the memory that this process takes with a model; None where nothing is known of it."""
     known = catalogue().get(source.name)
+    path = source.path if source.path is not None and source.path.exists() else None
     try:
-        if source.path is None or not source.path.exists():
-            if known is None:
-                return None
-            return (known.download if as_it_is else per_parameter * known.parameters) + _OVERHEAD_BYTES
-        if source.kind == "folder":
-            return per_parameter * parameters_in(source.path) + _OVERHEAD_BYTES
-        return (
-            source.path.stat().st_size if as_it_is else per_parameter * read_gguf_header(source.path).n_parameters
-        ) + _OVERHEAD_BYTES
+        if not why_torch(source, options.runner):
+            weights = path.stat().st_size if path else known.download if known else None
+            besides = llama_cpp_bytes(source, options, memory.free)
+        else:
+            parameters = _parameters_in(source, path) if path else known.parameters if known else None
+            weights, besides = parameters and memory.per_parameter * parameters, _TORCH_BYTES
     except (SordinoError, OSError):
         return None
+    return None if weights is None else weights + besides
+
+
+def _parameters_in(source: ModelSource, path: Path) -> int:
+    return parameters_in(path) if source.kind == "folder" else read_gguf_header(path).n_parameters
 
 
 class ModelName(StrictBody):
@@ -75,13 +81,16 @@ def models(request: Request) -> dict[str, Any]:
         for name in those:
             kinds.setdefault(name, kind)
     memory = device_memory()
+    found = [model_choice(name, kind, here.get(name), loader.options, memory) for name, kind in kinds.items()]
+    choices = [one for one in found if one is not None]
+    if memory.where == "memory" and loader.options.runner != "vllm":
+        # The one in use has taken its part of what was free.
+        for one in choices:
+            if one["name"] == current:
+                one["needed"] = psutil.Process().memory_info().rss
     return {
         "current": current,
-        "choices": [
-            one
-            for name, kind in kinds.items()
-            if (one := model_choice(name, kind, here.get(name), loader.runner, memory)) is not None
-        ],
+        "choices": choices,
         "free": memory.free,
         "memory": asdict(memory),
         **status,
@@ -89,7 +98,7 @@ def models(request: Request) -> dict[str, Any]:
 
 
 def model_choice(
-    name: str, kind: Kind, folder: Path | None, runner: str, memory: DeviceMemory
+    name: str, kind: Kind, folder: Path | None, options: EngineOptions, memory: DeviceMemory
 ) -> dict[str, Any] | None:
     """A row of the list. folder: of a model of the Hub that is here. download: bytes still to fetch; None where unknown. arrived:
     what an earlier download left.
@@ -101,8 +110,7 @@ def model_choice(
     if source.kind == "hub" and folder is not None:
         source = replace(source, kind="folder", path=folder)
     known = catalogue().get(name)
-    as_it_is = runs_as_it_is(name, runner)
-    needed = needed_bytes(source, as_it_is=as_it_is, per_parameter=memory.per_parameter)
+    needed = needed_bytes(source, options, memory)
     is_here = source.path is not None and source.path.exists()
     arrived = hub.arrived_bytes(name) if source.kind == "hub" else 0
     return {

@@ -17,7 +17,7 @@ from pydantic import Field
 from starlette.background import BackgroundTask
 
 from sordino import formats
-from sordino.engine.threads import in_thread_of_its_own
+from sordino.engine.waiting import in_thread_of_its_own
 from sordino.errors import SordinoError
 from sordino.library.editing import edit
 from sordino.library.library import add_packaged

@@ -54,7 +54,7 @@ def starters(request: Request) -> dict[str, Any]:
     """The model, what it needs, the megabytes to download, and whether it is here; the soft prompts that were made for it."""
     loader: Loader = request.app.state.loader
     model = starting_model()
-    choice = model_choice(model.name, "bundled", None, loader.runner, device_memory())
+    choice = model_choice(model.name, "bundled", None, loader.options, device_memory())
     assert choice is not None
     return {
         "model": model.name,

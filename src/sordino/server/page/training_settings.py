@@ -109,8 +109,9 @@ def model_of(request: Request, name: str = "") -> str:
 
 
 def form() -> dict[str, Any]:
-    """The fields of the page's form: run, about."""
+    """The fields of the page's form: run, about. model: the default of a run, while none is served."""
     return {
+        "model": DEFAULT_MODEL,
         "run": [one for cls in RUN for one in form_of(cls)],
         "about": [one for cls in ABOUT for one in form_of(cls)],
     }

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sordino.evaluation.conditions import AnyCondition, Condition, no_prompt, soft_prompt
 from sordino.evaluation.confidence import Estimate, LineEstimates, interval
@@ -16,8 +18,9 @@ from sordino.evaluation.measuring import WindowLosses, measure, summarise
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Distilled, Report
 from sordino.evaluation.scoring import Progress, nll_of_windows, target_bytes
-from sordino.forward.likeliest import likeliest
-from sordino.forward.packing import labelled_rows, with_leading_ids
+from sordino.forward.encoder_decoder import AnyPrefixes
+from sordino.forward.nll import head_of, states_before
+from sordino.forward.packing import LabelledRows, labelled_rows, with_leading_ids
 from sordino.forward.placement import encode_prompts, leading_ids
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -96,3 +99,15 @@ def _agreement(
         right += sum(word == drawn.top[0][0] for word, drawn in zip(words, one.drawn, strict=True))
         total += len(words)
     return right / total
+
+
+# Rows whose logits are held at once.
+_AT_ONCE = 64
+
+
+@torch.inference_mode()
+def likeliest(base: BaseModel, prefixes: AnyPrefixes, part: LabelledRows) -> Tensor:
+    """The word that the model finds likeliest in place of each labelled token: ids [N], in row order."""
+    hidden_ND = states_before(base.network, prefixes, part.rows.to(base.device), part.labelled_BT)
+    head = head_of(base.network)
+    return torch.cat([head.logits(hidden_nD).argmax(1) for hidden_nD in hidden_ND.split(_AT_ONCE)]).cpu()

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
+from sordino.models.chat_template import chat_ids, end_of_turn
 from sordino.texts.batches import read_text
 from sordino.texts.cards import USER
 from sordino.texts.joined import shared_beginning
+from sordino.texts.neutral import packaged_openings
 from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.source import LongText
 
@@ -74,16 +75,8 @@ def make_openings(base: BaseModel, source: LongText, config: DistilConfig) -> Op
             Opening(text, part, tuple(alone), tuple(behind[shared:]))
             for (text, alone, behind), part in zip(made, parts, strict=True)
         ),
-        _end_of_turn(base) if chat else base.tokenizer.eos_token_id,
+        end_of_turn(base) if chat else base.tokenizer.eos_token_id,
     )
-
-
-def _end_of_turn(base: BaseModel) -> int | None:
-    """The end marker that the template writes after an answer."""
-    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
-    answer = next(text for text, written in base.chat_segments(turns) if written)
-    last = base.encode_markup(answer)[-1]
-    return last if last in base.stop_ids else None
 
 
 # (as plain text, ids for the student, ids for the teacher)
@@ -94,7 +87,7 @@ def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Mad
     """User turns, every second one after the character's first message, where it has one."""
     system = {"role": "system", "content": source.text}
     made: _Made = []
-    for at, turn in enumerate(_packaged("turns") if own is None else own):
+    for at, turn in enumerate(packaged_openings("turns") if own is None else own):
         messages = [{"role": "user", "content": turn}]
         if source.first_message and at % 2:
             # Templates want a user's turn first.
@@ -103,27 +96,21 @@ def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Mad
                 {"role": "assistant", "content": source.first_message},
                 *messages,
             ]
-        alone, behind = (
-            base.without_bos(base.encode_markup(base.chat_opening(turns))) for turns in (messages, [system, *messages])
-        )
+        alone, behind = (chat_ids(base, turns) for turns in (messages, [system, *messages]))
         made.append((turn, alone, behind))
     return made
 
 
 def _plain(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Made:
     """Beginnings of texts, then turns of a transcript, or questions to answer where the text is not a character's."""
-    texts = list(_packaged("texts") if own is None else own)
-    for at, turn in enumerate(_packaged("turns") if own is None else ()):
+    texts = list(packaged_openings("texts") if own is None else own)
+    for at, turn in enumerate(packaged_openings("turns") if own is None else ()):
         first = f"{source.name}: {source.first_message}\n" if source.first_message and at % 2 else ""
         turns = f"{first}{USER}: {turn}\n{source.name}:" if source.name else f"Question: {turn}\nAnswer:"
         texts.append(turns)
     heading = base.encode(source.text + "\n\n")
     encoded = [(text, base.encode(text)) for text in texts]
     return [(text, ids, [*heading, *ids]) for text, ids in encoded]
-
-
-def _packaged(name: str) -> list[str]:
-    return _lines(resources.files("sordino").joinpath("data", "openings", f"{name}.txt").read_text(encoding="utf-8"))
 
 
 def _lines(text: str) -> list[str]:

@@ -49,20 +49,22 @@ def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig) -> Lesson:
             "no longer than the soft prompt", where="TEXT", expected=f"more than {config.tokens} tokens",
             got=len(ids), do="lower --tokens, or use the text as it is",
         )  # fmt: skip
+    # First without openings: each is encoded with the whole text.
+    _check_room(base, config, len(ids), 0)
     openings = make_openings(base, source, config)
+    _check_room(base, config, len(openings.prefix), max(len(one.behind) for one in openings.openings))
+    return Lesson(source, ids, openings, ())
+
+
+def _check_room(base: BaseModel, config: DistilConfig, text: int, opening: int) -> None:
+    """Raise ConfigError where a continuation of the longest opening does not fit the model's context."""
     check_context(
-        {
-            "BOS": len(base.bos_ids),
-            "text": len(openings.prefix),
-            "opening": max(len(one.behind) for one in openings.openings),
-            "new": config.length,
-        },
+        {"BOS": len(base.bos_ids), "text": text} | ({"opening": opening} if opening else {}) | {"new": config.length},
         base.context_length,
         what="a continuation of the text",
         where="TEXT",
         do="shorten the text, or lower --length",
     )
-    return Lesson(source, ids, openings, ())
 
 
 def prepare_distillation(base: BaseModel, job: Job, lesson: Lesson) -> PreparedRun:

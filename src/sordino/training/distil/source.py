@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sordino.errors import BadInput, DataError
 from sordino.texts.cards import SIGNATURE, card_of, document_of, filled, lore_of
-from sordino.texts.files import cleaned, read_text
+from sordino.texts.files import cleaned, read_text, reading
 
 _MOST_BYTES = 64 << 20
 
@@ -40,32 +40,35 @@ def read_source(paths: Sequence[Path], words: str = "") -> LongText:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    with reading(folder):
+        return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _read(path: Path) -> LongText:
     if not path.is_file():
         # Opening a pipe waits for whoever writes to it.
         raise DataError("is neither a file nor a folder", where=path)
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         is_picture = file.read(len(SIGNATURE)) == SIGNATURE
     if not is_picture and path.suffix.lower() != ".json":
         return LongText(cleaned(read_text(path), path)[0].strip())
     try:
         return _character(path)
     except BadInput as error:
-        raise DataError(
-            error.what, where=path, expected="a text, a character card or a lorebook", do=error.do
-        ) from None
+        # What is too large is of the right kind.
+        expected = error.expected if error.got else "a text, a character card or a lorebook"
+        raise DataError(error.what, where=path, expected=expected, got=error.got, do=error.do) from None
 
 
 def _character(path: Path) -> LongText:
-    if path.stat().st_size > _MOST_BYTES:
-        raise BadInput("too large")
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise BadInput("too large", expected=f"at most {_MOST_BYTES >> 20} MiB", got=f"{size >> 20}")
     content = path.read_bytes()
     document = document_of(content)
-    if isinstance(document, dict) and "entries" in document and (lore := lore_of(document).text):
-        return LongText(filled(lore, ""))
+    # It may have a name and a description, as a card does.
+    if isinstance(document, dict) and isinstance(document.get("entries"), dict | list):
+        return LongText(filled(lore_of(document).text, ""))
     card = card_of(content)
     text = "\n\n".join(filter(None, (card.text, card.lore.text)))
     return LongText(filled(text, card.name), card.name, filled(card.greetings[0], card.name) if card.greetings else "")

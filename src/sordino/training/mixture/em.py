@@ -15,9 +15,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from sordino.evaluation.confidence import Floats
 
 # Nats an example that the weights may be short of the best: far below what any data can tell apart.
 TOLERANCE = 1e-7

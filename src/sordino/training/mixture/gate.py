@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.evaluation.confidence import Floats
 from sordino.forward.combining import nll_of_texts
 from sordino.prompts.mixture import Gate
-
-Floats = NDArray[np.float64]
 
 # Weights of the penalty against the mean NLL of an example, strongest first: half a decade apart.
 STRENGTHS = tuple(10 ** (-half / 2) for half in range(-4, 9))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from sordino.evaluation.confidence import Estimate, Floats, mean_estimates, units_of
 from sordino.evaluation.pictures import FAINT, Dot, draw_dots, new_figure, plain_axes
@@ -19,6 +18,9 @@ from sordino.forward.combining import nll_of_texts
 from sordino.forward.token_losses import TokenLosses
 from sordino.prompts.mixture import uniform
 from sordino.training.mixture.em import effective_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Literal["component", "best", "mean", "ensemble", "uniform", "mixture", "gate"]
 # All but the components, in the words of the table.
@@ -231,15 +233,18 @@ def report_figure(report: MixtureReport) -> Figure:
     count = len(report.weights_K)
     figure = new_figure(10, max(3.5, 0.42 * len(report.lines) + 1))
     losses, weights = figure.subplots(1, 2, width_ratios=[3, 1])
-    # The best component is among the components.
-    shown = [(at, line) for at, line in enumerate(report.lines) if line.kind != "best"]
-    draw_dots(
-        losses,
-        [
-            Dot(_title(at, line), line.nll.value, line.nll.interval, accented=line.kind in ("mixture", "gate"))
-            for at, line in shown
-        ],
-    )
+    dots = [
+        Dot(
+            _DRAWN.get(line.kind, f"component {at}"),
+            line.nll.value,
+            line.nll.interval,
+            accented=line.kind in ("mixture", "gate"),
+        )
+        for at, line in enumerate(report.lines, start=1)
+        # The best component is among the components.
+        if line.kind != "best"
+    ]
+    draw_dots(losses, dots)
     weights.barh(range(count), report.weights_K, color=FAINT)
     weights.set_yticks(range(count), [f"component {k + 1}" for k in range(count)], fontsize=9)
     weights.invert_yaxis()
@@ -248,7 +253,3 @@ def report_figure(report: MixtureReport) -> Figure:
     for axes in (losses, weights):
         plain_axes(axes, "x")
     return figure
-
-
-def _title(at: int, line: MixtureLine) -> str:
-    return f"component {at + 1}" if line.kind == "component" else _DRAWN[line.kind]

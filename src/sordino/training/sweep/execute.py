@@ -36,7 +36,7 @@ from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner
-from sordino.training.sweep.running import BEGAN, Member, measure_members, members_of, train_members
+from sordino.training.sweep.running import BEGAN, Member, answering, measure_members, members_of, train_members
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner", "best"
 
@@ -149,7 +149,7 @@ def store_sweep(sweep: Sweep) -> None:
 
 
 def stored_sweep(folder: Path) -> Sweep:
-    """The sweep that is to go on. Raises TrainingError."""
+    """The sweep that is to go on. Raises CheckpointError."""
     path = folder / SETTINGS
     with reading_stored("there is no sweep to resume here", path, do="start again without --resume"):
         stored = json.loads(path.read_bytes())
@@ -228,6 +228,7 @@ def _run_model(
     members = members_of(base, sweep.spec, model, sweep.texts, folder, strategy)
     _estimate(members, model, on_event, strategy)
     folder.mkdir(parents=True, exist_ok=True)
+    members = answering(members, folder, on_event, strategy)
     on_event("", Started("", sweep.spec.rest.steps))
     with deterministic(base):
         finished = train_members(base, sweep.spec, members, folder, strategy, on_event, should_stop)

@@ -106,12 +106,7 @@ class Spec:
             validation_tokens=max(
                 min(rest.validation_tokens, LEAST_VALIDATION), min(rest.validation_tokens, affordable)
             ),
-            kind=choice.kind,
-            tokens=choice.tokens,
-            lr=choice.lr,
-            init=choice.init,
-            method=choice.method,
-            seed=choice.seed,
+            **{factor: getattr(choice, factor) for factor in FACTORS if factor != "model"},
             patience=0,
             evaluate_every=rest.steps // EVALUATIONS,
             sample_every=rest.steps + 1,

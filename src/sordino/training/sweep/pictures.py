@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from sordino.evaluation.pictures import COLOURS, drawable, new_figure, plain_axes, rendered
 from sordino.training.sweep.grid import FACTORS
 from sordino.training.sweep.results import ModelOutcome, Outcome, levels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _HEADINGS = {
     "model": "base model",

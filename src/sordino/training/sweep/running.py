@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sordino.errors import DataError
@@ -29,7 +30,7 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import reading_stored
 from sordino.training.config import TextPaths
 from sordino.training.events import Finished, OnGroupEvent, Validation
-from sordino.training.execute import ShouldStop
+from sordino.training.execute import ShouldStop, answered
 from sordino.training.form import form_of
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.loop import Prune, RunGroup, train_group
@@ -96,6 +97,14 @@ def members_of(
     if not made[0].prepared.data.validation:
         raise DataError("there is no validation set to compare by", where="DATA", do="give more text")
     return made
+
+
+def answering(members: Sequence[Member], folder: Path, on_event: OnGroupEvent, strategy: Strategy) -> list[Member]:
+    """What `members_of` made, with the model's own answers. Raises as `answered`."""
+    resume = _began(folder).starts is not None
+    runs = [member.prepared for member in members]
+    runs = answered(runs, folder, resume=resume, on_event=partial(on_event, ""), strategy=strategy)
+    return [replace(member, prepared=run) for member, run in zip(members, runs, strict=True)]
 
 
 def train_members(

@@ -2,15 +2,15 @@
 
 import { aboutLore, characterOf, chatOf, distil, messagesOf, NOBODY, prose, USER } from "./character.js";
 import { answerTokens, startComposer } from "./composer.js";
-import { $, debounce, el, fill, local, setStatus, shown } from "./dom.js";
+import { $, debounce, el, fill, local, setStatus, shown, STOPPED } from "./dom.js";
 import { folding, NARROW } from "./drawer.js";
 import { dropZone } from "./drop.js";
+import { openOrAdd } from "./dropped.js";
 import { clearMeter, measureContext, write } from "./generation.js";
 import { live } from "./live.js";
 import { isPair } from "./output.js";
 import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
-import { openOrAdd } from "./story_file.js";
 import { toast } from "./toast.js";
 import { answersOf, picture, turnElement } from "./turns.js";
 import { waitingIn } from "./waiting.js";
@@ -40,12 +40,15 @@ export async function startChat() {
   );
   fold = folding($("chats-side"), $("chats-open"), { name: "chats", open: true });
   folding($("who"), $("who-open"), { name: "who" });
+  const composer = startComposer({ send, stop: () => running?.stop(), changed: measure });
   for (const id of ["card", "card-too"])
     $(id).addEventListener("change", ({ target }) => {
       loadCard(target.files[0]);
       target.value = "";
     });
-  dropZone($("chat"), (files) => openOrAdd(files, /\.(json|png)$/i, loadCard));
+  dropZone($("chat"), (files) =>
+    openOrAdd(files, /\.(json|png)$/i, loadCard, $("say").hidden ? null : composer.insert),
+  );
   for (const id of ["who-name", "who-system"])
     $(id).addEventListener("input", () => {
       applyEdit?.();
@@ -61,7 +64,6 @@ export async function startChat() {
     draw();
   });
   $("who-distil").addEventListener("click", () => distil(character()));
-  startComposer({ send, stop: () => running?.stop(), changed: measure });
   document.addEventListener("page", () => {
     if (!shown("chat")) return;
     restoreChoice();
@@ -122,7 +124,7 @@ function show(story) {
   if (story.character) story.character = characterOf(story.character);
   $("who-name").value = character().name;
   $("who-system").value = character().system;
-  setStatus($("who-status"), "");
+  for (const id of ["who-status", "chat-status"]) setStatus($(id), "");
   if (shown("chat")) restoreChoice();
   if (NARROW.matches) fold(false);
   clearMeter($("chat-meter"));
@@ -249,7 +251,7 @@ function answer(before) {
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while writing. The text so far is kept. Retry when it is back.", "bad"),
+    lost: () => ended(`${STOPPED} The text so far is kept. Retry when it is back.`, "bad"),
   };
   const onMessage = (message) => running === mine && handlers[message.is]?.(message);
   mine.stop = write({ chat }, onMessage, { max_tokens: answerTokens() });

@@ -1,6 +1,6 @@
 // Continuations without and with soft prompts, side by side, from one batch and one seed.
 
-import { $, el, setStatus } from "./dom.js";
+import { $, arrange, el, setStatus, STOPPED } from "./dom.js";
 import { choice, label } from "./status.js";
 import { live } from "./live.js";
 import { write } from "./generation.js";
@@ -16,8 +16,12 @@ const MOST_COLUMNS = 8;
 
 // What the user ticked; null until then, which means no soft prompt and the active one.
 let ticked = null;
+// What was compared last in this story: its columns stay when another soft prompt becomes the active one.
+let compared = null;
 // Stops the comparison that runs.
 let comparing = null;
+// By the name of the soft prompt: its column. One that is not chosen any more is kept until the next comparison.
+let columns = new Map();
 
 const list = options("columns-choice", "Soft prompts to compare", tick, { several: true });
 
@@ -37,8 +41,10 @@ export function compareWith(names) {
 /** Another story is open: a comparison belongs to the one that is closed. */
 export function resetCompare() {
   comparing?.();
-  drawColumns();
+  compared = null;
+  columns = new Map();
   setStatus($("compare-status"), "");
+  drawColumns();
 }
 
 const titleOf = (name) => (choice.prompt(name) ? label(choice.prompt(name)) : "No soft prompt");
@@ -46,7 +52,7 @@ const titleOf = (name) => (choice.prompt(name) ? label(choice.prompt(name)) : "N
 /** The names of the columns' soft prompts, in the order of the library; "" for none. */
 function chosen() {
   const prompts = live.state?.prompts ?? [],
-    wanted = ticked ?? ["", choice.name || prompts[0]?.name];
+    wanted = ticked ?? compared ?? ["", choice.name || prompts[0]?.name];
   return ["", ...prompts.map(({ name }) => name)].filter((name) => wanted.includes(name));
 }
 
@@ -58,27 +64,34 @@ function tick(names) {
 export function fillColumns() {
   const prompts = live.state?.prompts ?? [];
   list.show([["", titleOf("")], ...prompts.map((one) => [one.name, label(one)])], chosen());
-  // Results stay until there are others.
-  if (!comparing && !$("columns").querySelector("article span:not(:empty)")) drawColumns();
+  if (!comparing) drawColumns();
 }
 
-/** A column for each that is chosen, where its text will be. */
+/** Show the columns of those that are chosen. Beside texts, an empty one says how it gets its own. */
 function drawColumns() {
-  const columns = chosen().map((name) => {
-    const body = el("span", {}),
-      use = el("button", {
-        type: "button",
-        disabled: true,
-        ariaLabel: `Use this one: ${titleOf(name)}`,
-        textContent: "Use this one",
-        onclick: () => host.use(one.written),
-      });
-    const made = el("article", {}, el("h3", {}, titleOf(name)), el("p", { class: "text" }, body), el("p", {}, use));
-    const one = { name, body, use, made, written: "" };
-    return one;
-  });
-  $("columns").replaceChildren(...columns.map((one) => one.made));
-  return columns;
+  const names = chosen();
+  for (const name of names) if (!columns.has(name)) columns.set(name, newColumn(name));
+  const shown = names.map((name) => columns.get(name)),
+    isOver = !comparing && shown.some(({ isCompared }) => isCompared);
+  for (const { hint, isCompared } of shown) hint.textContent = isOver && !isCompared ? "Not compared yet" : "";
+  $("compare-go").textContent = comparing ? "Stop" : isOver ? "Compare again" : "Compare";
+  arrange($("columns"), shown.map(({ made }) => made));
+  return shown;
+}
+
+function newColumn(name) {
+  const body = el("span", {}),
+    hint = el("small", { class: "soft" }),
+    use = el("button", {
+      type: "button",
+      disabled: true,
+      ariaLabel: `Use this one: ${titleOf(name)}`,
+      textContent: "Use this one",
+      onclick: () => host.use(one.written),
+    });
+  const made = el("article", {}, el("h3", {}, titleOf(name)), el("p", { class: "text" }, body, hint), el("p", {}, use));
+  const one = { name, body, hint, use, made, written: "", isCompared: false };
+  return one;
 }
 
 function compare() {
@@ -92,32 +105,37 @@ function compare() {
     return;
   }
   host.begun();
-  const columns = drawColumns();
+  compared = chosen();
+  columns = new Map();
+  const shown = drawColumns();
   setStatus($("compare-status"), "");
   const begun = waitingIn($("compare-status"), host.reading());
   const ended = (text = "") => {
     begun();
     comparing = null;
-    for (const { body, use } of columns) use.disabled = !body.textContent;
-    $("compare-go").textContent = "Compare";
+    for (const one of shown) {
+      one.use.disabled = !one.written;
+      one.isCompared = !text || one.written !== "";
+    }
     setStatus($("compare-status"), text, text ? "bad" : "");
+    drawColumns();
   };
   const handlers = {
     text: ({ column, text }) => {
       begun();
-      const one = columns[column];
+      const one = shown[column];
       one.written += text;
       // A continuation begins with a space, which belongs to the story and not to a column.
       one.body.append(one.body.textContent ? text : text.trimStart());
     },
     done: () => ended(),
     error: ({ message }) => ended(message),
-    lost: () => ended("The server stopped while writing."),
+    lost: () => ended(STOPPED),
   };
   comparing = write(
     host.text(),
     (message) => handlers[message.is]?.(message),
-    { prompts: columns.map((one) => one.name) },
+    { prompts: shown.map((one) => one.name) },
   );
   $("compare-go").textContent = "Stop";
 }

@@ -11,7 +11,7 @@ export const answerTokens = () =>
   Math.max(1, Math.min(local.get("answer-tokens", ANSWER_TOKENS), Math.floor((live.state?.model?.context ?? 0) / 2)));
 
 /** send: called with Enter, or the button. stop: called with Escape, or the button. changed: called when answers may
- * get longer or shorter. */
+ * get longer or shorter. Returns {insert}, which adds a text to the message. */
 export function startComposer({ send, stop, changed }) {
   const most = $("answer-tokens");
   most.value = local.get("answer-tokens", ANSWER_TOKENS);
@@ -41,4 +41,10 @@ export function startComposer({ send, stop, changed }) {
     if (key === "Escape" && !document.querySelector(":popover-open")) stop();
   });
   $("chat-stop").addEventListener("click", stop);
+  const insert = (text) => {
+    field.value = [field.value, text].filter((one) => one.trim()).join("\n\n");
+    field.focus();
+    grow();
+  };
+  return { insert };
 }

@@ -74,6 +74,19 @@ export function setStatus(where, text, kind = "") {
   where.dataset.kind = kind;
 }
 
+// What is said where the server does not answer, and where it stopped in a text: it holds until the server answers again.
+export const NO_ANSWER = "the server does not answer";
+export const STOPPED = "The server stopped while writing.";
+
+/** Take away what says so. */
+export function clearNoAnswer() {
+  for (const one of document.querySelectorAll('[data-kind="bad"]')) {
+    if (!one.textContent.includes(NO_ANSWER) && !one.textContent.includes(STOPPED)) continue;
+    if (one.matches(".toast")) one.remove();
+    else setStatus(one, "");
+  }
+}
+
 let requireKey = () => {};
 /** doing: called when the server answers that it needs its key. */
 export function onKeyRequired(doing) {
@@ -88,7 +101,7 @@ export async function call(path, { method = "GET", json, form, keepalive = false
   try {
     answer = await fetch(path, { method, headers, body, keepalive: keepalive && body.length < 60_000 });
   } catch {
-    throw new Error("the server does not answer");
+    throw new Error(NO_ANSWER);
   }
   const said = await answer.json().catch(() => ({}));
   if (answer.ok) return said;

@@ -2,6 +2,7 @@
 
 import { $, call, clock, debounce, el, fill, setStatus, tab } from "./dom.js";
 import { icon } from "./icons.js";
+import { live } from "./live.js";
 import { onPage, runRequest } from "./recipe.js";
 
 // Files of one request: servers limit a form's parts.
@@ -11,6 +12,9 @@ const POLL = 500;
 let draft = null;
 // Of the last measurement: an answer to an older one is of no use.
 let measuring = null;
+// Whether the server did not answer to it.
+let isUnanswered = false;
+live.addEventListener("connection", () => live.connected && isUnanswered && measure());
 
 /** The draft, or null. */
 export const current = () => draft;
@@ -147,6 +151,7 @@ export function clear() {
 export const measure = debounce(async () => {
   if (!draft) return;
   const mine = (measuring = Symbol("measurement"));
+  isUnanswered = false;
   $("train-go").disabled = false;
   setStatus($("train-cost"), "Reading the texts ...");
   try {
@@ -166,6 +171,7 @@ export const measure = debounce(async () => {
     showCost(measured);
   } catch (error) {
     if (measuring !== mine) return;
+    isUnanswered = !error.status;
     setStatus($("train-cost"), error.message, "bad");
     $("train-go").disabled = true;
   }

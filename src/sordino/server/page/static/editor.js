@@ -66,12 +66,16 @@ export class Editor {
 
   /** The story as it is, for `restore`. Texts that it shares with others of it take no memory. */
   snapshot() {
-    return { before: this.#before, field: this.#parts.field.value, after: this.#after, written: this.#written };
+    const { field } = this.#parts,
+      caret = [field.selectionStart, field.selectionEnd];
+    return { before: this.#before, field: field.value, caret, after: this.#after, written: this.#written };
   }
 
-  restore({ before, field, after, written }) {
+  restore({ before, field, caret, after, written }) {
     this.#written = written;
     this.#set(before, field, after);
+    this.#parts.field.setSelectionRange(...caret);
+    if (field.length > MOST) this.#settle();
     this.follow();
   }
 

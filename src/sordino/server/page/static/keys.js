@@ -2,22 +2,19 @@
 
 import { shown } from "./dom.js";
 
-/** actions: go, stop, undo, redo, retry. text: what the story is now. */
-export function startKeys(actions, text) {
+/** actions: go, stop, undo, redo, retry. */
+export function startKeys(actions) {
   document.addEventListener("keydown", (event) => {
     if (!shown("write") || document.querySelector("dialog[open], :popover-open")) return;
     const command = event.ctrlKey || event.metaKey,
-      key = event.key.toLowerCase();
+      // By its place on keyboards that have other letters.
+      key = (event.key > "\x7f" ? event.code.replace("Key", "") : event.key).toLowerCase();
     if (key === "enter" && command) event.shiftKey ? actions.retry() : actions.go();
     if (key === "escape") actions.stop();
-    if (command && key === "z") afterTyping(event, text, event.shiftKey ? actions.redo : actions.undo);
-    if (command && key === "y") afterTyping(event, text, actions.redo);
+    const asked = !command ? "" : key === "y" || (key === "z" && event.shiftKey) ? "redo" : key === "z" ? "undo" : "";
+    // Other fields have the browser's own.
+    if (!asked || event.target.matches("input, textarea:not(#story, #output)")) return;
+    event.preventDefault();
+    actions[asked]();
   });
-}
-
-/** In the story the browser takes back what was typed first; a continuation, where there is nothing of that kind. */
-function afterTyping({ target }, text, doing) {
-  if (target.matches("input, textarea:not(#story, #output)")) return;
-  const had = text();
-  setTimeout(() => text() === had && doing());
 }

@@ -1,4 +1,4 @@
-import { $, onKeyRequired } from "./dom.js";
+import { $, NO_ANSWER, onKeyRequired } from "./dom.js";
 import { startAttention } from "./attention.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
@@ -48,7 +48,7 @@ function startLogin() {
       body: JSON.stringify({ key: $("login-key").value }),
     }).catch(() => null);
     if (answer?.ok) location.reload();
-    else $("login-status").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
+    else $("login-status").textContent = answer ? (await answer.json()).error.message : NO_ANSWER;
   });
 }
 

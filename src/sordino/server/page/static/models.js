@@ -24,6 +24,7 @@ export function startModels() {
     if ($("models-name").value.trim()) load($("models-name").value.trim());
   });
   live.addEventListener("state", show);
+  live.addEventListener("connection", () => live.connected && $("models").open && read());
 }
 
 /** Show the dialog. */

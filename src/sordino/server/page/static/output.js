@@ -50,14 +50,6 @@ export class Output {
     this.open(field.value + text);
     if (isAtEnd) field.scrollTop = field.scrollHeight;
   }
-
-  snapshot() {
-    return this.text;
-  }
-
-  restore(text) {
-    this.open(text);
-  }
 }
 
 /** Show the page for the model in use. changed: called where it is of the other kind than before. */

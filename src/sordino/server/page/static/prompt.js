@@ -204,7 +204,7 @@ const formats = (details) =>
 async function save(address) {
   const answer = await fetch(address).catch(() => null);
   if (!answer?.ok) {
-    toast(answer ? (await answer.json()).error.message : "the server does not answer", "bad");
+    toast(answer ? (await answer.json()).error.message : NO_ANSWER, "bad");
     return;
   }
   const said = answer.headers.get("content-disposition");

@@ -10,6 +10,7 @@ import { showPrompt } from "./prompt.js";
 import { row, scale } from "./prompt_row.js";
 import { route } from "./route.js";
 import { choice } from "./status.js";
+import { askWhatFor, isText } from "./texts_for.js";
 import { toast } from "./toast.js";
 import { upload } from "./uploads.js";
 
@@ -55,10 +56,14 @@ export function startPrompts() {
   $("try-examples").addEventListener("click", examples);
 }
 
-/** Add files to the library, and show it. */
-export function addFiles(files) {
+/** Add files to the library, and show it; ask what the texts among them are for. inMessage: as in `askWhatFor`. */
+export function addFiles(files, inMessage = null) {
+  const texts = files.filter(isText),
+    others = files.filter((file) => !isText(file));
+  if (texts.length) askWhatFor(texts, inMessage);
+  if (!others.length) return;
   location.hash = "#prompts";
-  upload(files, read);
+  upload(others, read);
 }
 
 /** The list, or the page of the soft prompt that the address names. opened: by the user, at the part that it names. */
@@ -79,6 +84,8 @@ const read = debounce(async () => {
     setStatus($("prompts-status"), "");
   } catch (error) {
     setStatus($("prompts-status"), error.message, "bad");
+    // With the next state, which comes once the server answers again.
+    library = null;
   }
   draw();
   turn();

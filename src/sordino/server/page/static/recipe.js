@@ -17,8 +17,9 @@ const KINDS = {
 // A default that fits into its field.
 const SHORT = 18;
 
-/** The fields of a run and of its file's metadata, as the server derives them from its settings. */
-export const form = { run: [], about: [] };
+/** The fields of a run and of its file's metadata, as the server derives them from its settings; model: the default of a
+ * run, while none is in use. */
+export const form = { run: [], about: [], model: "" };
 
 /** Call this first. Without a key there is no form: the page is reloaded once the key is given. */
 export const loadForm = async () => Object.assign(form, await call("ui/training-form").catch(() => ({})));

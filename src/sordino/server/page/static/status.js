@@ -1,6 +1,6 @@
 // The status lamp, and which soft prompt this tab's next generation uses.
 
-import { $, local, setStatus } from "./dom.js";
+import { $, clearNoAnswer, local, setStatus } from "./dom.js";
 import { live } from "./live.js";
 import { toast } from "./toast.js";
 
@@ -96,10 +96,10 @@ class Choice extends EventTarget {
     $("lamp-open").title = text;
     setStatus($("lamp-text"), text);
     $("no-model").hidden = !live.connected || Boolean(state?.model) || Boolean(state?.loading);
-    const without = kind === "blue" ? "No soft prompt" : "Not ready";
+    const without = !state ? "Connecting" : kind === "blue" ? "No soft prompt" : "Not ready";
     $("lamp-name").textContent = !live.connected && state ? "No connection" : (prompt?.title ?? without);
     $("lamp-open").disabled = !state?.model;
-    const none = state?.loading ? `Loading ${state.loading.name}` : "Choose a model";
+    const none = !state ? "Model" : state.loading ? `Loading ${state.loading.name}` : "Choose a model";
     $("model-name").textContent = state?.model?.name ?? none;
     $("model-facts").textContent = `${state?.model?.runner ?? ""}${speed}`;
   }
@@ -134,7 +134,10 @@ export function startLamp() {
   choice.addEventListener("change", tellGone);
   live.addEventListener("state", () => choice.show());
   live.addEventListener("state", tellLeftOut);
-  live.addEventListener("connection", () => choice.show());
+  live.addEventListener("connection", () => {
+    if (live.connected) clearNoAnswer();
+    choice.show();
+  });
   live.addEventListener("rate", ({ detail }) => {
     speed = ` · ${detail.toFixed(0)} tokens/s`;
     choice.show();

@@ -1,7 +1,9 @@
 // A story or a chat: what is open, and where it is stored.
 
 import { $, call, download, local, setStatus, tab } from "./dom.js";
-import { blank, nameOf, newId } from "./story_fields.js";
+import { live } from "./live.js";
+import { Drafts, PAGE_ID, pathOf } from "./story_drafts.js";
+import { blank, nameOf } from "./story_fields.js";
 import { StoryList } from "./story_list.js";
 import { toast } from "./toast.js";
 
@@ -12,13 +14,6 @@ const SAVE_AFTER = 500,
   PER_CHARACTER = 1 / 200,
   AT_MOST = 10_000;
 
-// An id for each load of this page, and the id of the tab's last load: after a reload its drafts are continued.
-const PAGE_ID = newId(),
-  PREVIOUS_PAGE_ID = tab.get("life");
-tab.set("life", PAGE_ID);
-
-const pathOf = (id) => `ui/stories/${encodeURIComponent(id)}`;
-
 /** What is open on a page, with its controls (`ids`). show: called with the open story; leave: before another opens;
  * read: a story from a file. */
 export class StoryStore {
@@ -28,12 +23,15 @@ export class StoryStore {
   #dirty = false;
   // What a message last said of where it is instead of on the server.
   #told = "";
-  // What the server and this browser have, as listed last.
+  // What the server and this browser have, as listed last; whether the server did not answer since.
   #stored = [];
+  #isOld = false;
   #rows;
+  #drafts;
 
   constructor(ids, { isChat, show, leave, read }) {
     const name = isChat ? "chat" : "story";
+    this.#drafts = new Drafts(name);
     Object.assign(this, { ids, isChat, show, leave, read, name, story: blank(isChat) });
     $(ids.fresh).addEventListener("click", () => this.fresh());
     const doing = {
@@ -52,6 +50,7 @@ export class StoryStore {
       this.load(target.files[0]);
       target.value = "";
     });
+    live.addEventListener("connection", () => live.connected && this.#isOld && this.list());
     addEventListener("pagehide", () => {
       this.#draft();
       this.save();
@@ -110,36 +109,12 @@ export class StoryStore {
   /** Open a story by its id: its draft, else the server's copy. */
   async #openById(id) {
     if (!id) return this.open(blank(this.isChat));
-    const { story, name } = await this.#read(id);
-    this.open(story);
-    if (!name) return;
+    const { story, isDraft, moved } = await this.#drafts.read(id);
+    this.open({ ...blank(this.isChat), ...story });
+    if (!isDraft) return;
     // A draft of the server's revision is saved; for one of an older revision the server reports a conflict.
     this.change({});
-    if (this.#draft() && name !== this.#draftOf(id)) local.remove(name);
-  }
-
-  /** A story by its id: its draft, with its name, else the server's copy. */
-  async #read(id) {
-    const mine = [this.#draftOf(id), this.#draftOf(id, PREVIOUS_PAGE_ID)].find((name) => local.get(name));
-    const name = mine ?? (await this.#draftElsewhere(id));
-    const draft = name && { ...local.get(name), ...(mine ? {} : { after: "" }) };
-    return { story: { ...blank(this.isChat), ...(draft || (await call(pathOf(id)))) }, name };
-  }
-
-  /** The draft of another tab, which may be closed; null where the server has the same or a newer revision. */
-  async #draftElsewhere(id) {
-    const [name] = this.#drafts(id);
-    const stored = name && (await call(pathOf(id)).catch(() => null));
-    return !name || (stored && stored.revision !== local.get(name).revision) ? null : name;
-  }
-
-  #draftOf(id, pageId = PAGE_ID) {
-    return `${this.name}:${id}:${pageId}`;
-  }
-
-  /** The names of all drafts of a story, or of all stories. */
-  #drafts(id = "") {
-    return local.names().filter((name) => name.startsWith(id ? this.#draftOf(id, "") : `${this.name}:`));
+    if (this.#draft()) moved();
   }
 
   change(values) {
@@ -170,7 +145,7 @@ export class StoryStore {
         const isNew = story.revision === 0;
         story.revision = stored.revision;
         // What was changed meanwhile is saved next.
-        if (!this.#dirty) local.remove(this.#draftOf(story.id));
+        if (!this.#dirty) this.#drafts.remove(story.id);
         if (story !== this.story) return;
         if (!this.#dirty) setStatus($(this.ids.saved), "saved");
         // Listing reads all stories on the server: not at every save.
@@ -199,31 +174,30 @@ export class StoryStore {
   }
 
   async list() {
-    this.#stored = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
+    try {
+      this.#stored = (await call("ui/stories")).filter((one) => one.is_chat === this.isChat);
+      this.#isOld = false;
+    } catch {
+      // Those of before stay in view.
+      this.#isOld = true;
+    }
     this.#draw();
   }
 
   #draw() {
     const { id, title, text, chat } = this.story,
       ids = new Set(this.#stored.map((one) => one.id));
-    const unsent = this.#unsent(ids).map((one) => ({ ...one, isUnsent: true }));
+    const unsent = this.#drafts.unsent(new Set([...ids, id])).map((one) => ({ ...one, isUnsent: true }));
     // The open one is listed from its first word on.
     const fresh = ids.has(id) ? [] : [{ id }];
     const open = { title, text, chat, begins: null, isOpen: true };
     this.#rows.draw([...fresh, ...this.#stored, ...unsent].map((one) => (one.id === id ? { ...one, ...open } : one)));
   }
 
-  /** Drafts that the server never got: once opened they are saved there. */
-  #unsent(stored) {
-    const names = this.#drafts().filter((name) => !stored.has(name.split(":")[1]) && !name.includes(this.story.id));
-    const drafts = names.map((name) => local.get(name)).filter(Boolean);
-    return [...new Map(drafts.map((one) => [one.id, one])).values()];
-  }
-
   #draft() {
     clearTimeout(this.#drafting);
     this.#drafting = null;
-    return this.#dirty && local.set(this.#draftOf(this.story.id), this.story);
+    return this.#dirty && this.#drafts.keep(this.story);
   }
 
   async #choose(id) {
@@ -245,7 +219,7 @@ export class StoryStore {
 
   async #export(id) {
     try {
-      const story = id === this.story.id ? this.story : (await this.#read(id)).story;
+      const story = id === this.story.id ? this.story : (await this.#drafts.read(id)).story;
       const content = new Blob([JSON.stringify(story, null, 1)], { type: "application/json" });
       download(`${nameOf(story) || this.name}.json`, content);
     } catch (error) {
@@ -269,7 +243,7 @@ export class StoryStore {
     this.#settle();
     try {
       const theirs = await call(pathOf(this.story.id));
-      local.remove(this.#draftOf(this.story.id));
+      this.#drafts.remove(this.story.id);
       this.open(theirs);
     } catch (error) {
       toast(error.message, "bad");
@@ -277,7 +251,8 @@ export class StoryStore {
   }
 
   async #remove(id) {
-    const isOpen = id === this.story.id;
+    const isOpen = id === this.story.id,
+      hadChanges = isOpen && this.#dirty;
     if (isOpen) {
       this.leave();
       this.#settle();
@@ -285,9 +260,14 @@ export class StoryStore {
       await this.#saving;
       this.#settle();
     }
-    this.#drafts(id).forEach(local.remove);
-    await call(pathOf(id), { method: "DELETE" }).catch(() => {});
-    if (isOpen) this.open(blank(this.isChat));
+    try {
+      await call(pathOf(id), { method: "DELETE" });
+      this.#drafts.removeAll(id);
+      if (isOpen) this.open(blank(this.isChat));
+    } catch (error) {
+      toast(`Not deleted: ${error.message}`, "bad");
+      if (hadChanges) this.change({});
+    }
     this.list();
   }
 

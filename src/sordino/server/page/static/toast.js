@@ -6,26 +6,27 @@ import { icon } from "./icons.js";
 const SHOWN_MS = 6000,
   MOST = 4;
 
-/** Show a message. Returns its element, to be removed once it no longer holds. kind: "", "good" or "bad"; a bad one stays
- * until it is closed. action: {label, run}, a button. */
-export function toast(text, kind = "", action = null) {
+/** Show a message. Returns its element, to be removed once it no longer holds. kind: "", "good", "bad" or "question"; the
+ * last two stay until they are closed. actions: {label, run} each, a button. */
+export function toast(text, kind = "", ...actions) {
   const close = () => made.remove();
   const made = el(
     "div",
     { class: "toast", role: kind === "bad" ? "alert" : "status", dataset: { kind } },
     el("p", {}, text),
-    action &&
+    actions.filter(Boolean).map(({ label, run }) =>
       el("button", {
         type: "button",
-        textContent: action.label,
+        textContent: label,
         onclick: () => {
           close();
-          action.run();
+          run();
         },
       }),
+    ),
     el("button", { type: "button", class: "quiet", ariaLabel: "Close", onclick: close }, icon("close")),
   );
-  if (kind !== "bad") closeLater(made, close);
+  if (kind !== "bad" && kind !== "question") closeLater(made, close);
   $("toasts").append(made);
   while ($("toasts").children.length > MOST) $("toasts").firstElementChild.remove();
   return made;

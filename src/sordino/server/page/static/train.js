@@ -154,7 +154,7 @@ function kinds() {
 function offerModels(chosen = $("train-model").value) {
   const inUse = live.state?.model?.name;
   const others = here.filter((name) => name !== inUse).map((name) => [name, name]);
-  model.show([["", inUse ? `${inUse}, in use` : "smollm2"], ...others], chosen);
+  model.show([["", inUse ? `${inUse}, in use` : form.model], ...others], chosen);
   kinds();
 }
 

@@ -1,9 +1,10 @@
 // The page of text that the model continues; with an encoder-decoder, of an input and its output.
 
 import { fillColumns, resetCompare, startCompare } from "./compare.js";
-import { $, debounce, disable, setStatus, shown } from "./dom.js";
+import { $, debounce, disable, setStatus, shown, STOPPED } from "./dom.js";
 import { folding, makeRoom, NARROW } from "./drawer.js";
 import { dropZone } from "./drop.js";
+import { openOrAdd } from "./dropped.js";
 import { Editor } from "./editor.js";
 import { startFirst } from "./first.js";
 import { clearMeter, measureContext, write } from "./generation.js";
@@ -14,7 +15,7 @@ import { isPair, Output, startForm, words } from "./output.js";
 import { startSettings } from "./settings.js";
 import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
-import { openOrAdd, readStory } from "./story_file.js";
+import { readStory } from "./story_file.js";
 import { waitingIn } from "./waiting.js";
 
 let store, editor, output, foldStories;
@@ -68,7 +69,9 @@ export async function startWrite() {
   for (const id of ["memory", "note", "title"]) $(id).addEventListener("input", changed);
   const actions = { go, stop: () => running?.stop(), undo: () => step("undo"), redo: () => step("redo"), retry };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
-  startKeys(actions, () => editor.text);
+  startKeys(actions);
+  $("story").addEventListener("beforeinput", edits);
+  $("story").addEventListener("input", edited);
   startDrawers();
   startForm(() => {
     history.clear();
@@ -139,6 +142,7 @@ function show(story) {
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
   history.clear();
   clearMeter($("meter"));
+  setStatus($("write-status"), "");
   resetCompare();
   written = used = "";
   if (NARROW.matches) foldStories(false);
@@ -158,9 +162,28 @@ function changed() {
 /** Where what is written goes. */
 const target = () => (isPair() ? output : editor);
 
+/** Before the user edits the story. The Undo of the browser's menus is ours too. */
+function edits(event) {
+  const own = { historyUndo: "undo", historyRedo: "redo" }[event.inputType];
+  if (own) {
+    event.preventDefault();
+    step(own);
+    return;
+  }
+  // While the model writes, what is typed belongs to the continuation: neither is taken back without the other.
+  if (!running) history.edit(event.inputType, snapshot);
+}
+
+function edited() {
+  history.edited();
+  undoButtons();
+}
+
+const snapshot = () => ({ story: editor.snapshot(), result: output.text });
+
 function go() {
   if (running || !ready()) return;
-  history.begin(target().snapshot());
+  history.begin(snapshot());
   generate(target().text);
 }
 
@@ -202,18 +225,21 @@ function generate(before) {
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while writing. The text so far is kept. Continue when it is back.", "bad"),
+    lost: () => ended(`${STOPPED} The text so far is kept. Continue when it is back.`, "bad"),
   };
   const mine = (running = { begun });
   mine.stop = write(text, (message) => running === mine && handlers[message.is]?.(message));
   buttons();
 }
 
-/** Undo and Redo. Text typed since goes to the other stack, so nothing is lost. */
+/** Undo and Redo, as History has them. */
 function step(which) {
-  const snapshot = running ? null : history[which](target().snapshot());
-  if (snapshot === null) return;
-  target().restore(snapshot);
+  const taken = running ? null : history[which](snapshot());
+  if (!taken) return;
+  const { isTyped, snapshot: before } = taken;
+  // What was typed is the story; of a pair, what was written is the output alone.
+  if (isTyped || !isPair()) editor.restore(before.story);
+  if (!isTyped) output.open(before.result);
   buttons();
   changed();
 }
@@ -226,7 +252,7 @@ function retry() {
   if (!canRetry()) return;
   if (isPair()) return go();
   const before = editor.text;
-  history.begin(editor.snapshot());
+  history.begin(snapshot());
   editor.drop(written.length);
   generate(before);
 }
@@ -240,9 +266,13 @@ function buttons() {
   disable($("go"), busy || !ready(), $("stop"));
   disable($("retry"), !canRetry(), busy ? $("stop") : $("go"));
   disable($("stop"), !busy, $("go"));
-  disable($("undo"), busy || !history.canUndo, $("go"));
-  disable($("redo"), busy || !history.canRedo, $("go"));
+  undoButtons();
   $("compare-go").disabled = !ready();
+}
+
+function undoButtons() {
+  disable($("undo"), Boolean(running) || !history.canUndo, $("go"));
+  disable($("redo"), Boolean(running) || !history.canRedo, $("go"));
 }
 
 // What the model sees -----------------------------------------------------------------------------
@@ -272,7 +302,7 @@ function use(text) {
     setStatus($("write-status"), "The model is writing: stop it first.", "bad");
     return;
   }
-  history.begin(target().snapshot());
+  history.begin(snapshot());
   if (isPair()) output.open(text);
   else addToStory(text);
   written = used = text;
