@@ -9,6 +9,9 @@ PYTEST_FLAGS ?=
 WORKERS ?= auto
 BENCHMARKS ?= training_step memory time_to_loss quality
 
+# Where it is set, each process that a test starts compiles all of its modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 # What users need, and beside it what developers need.
 FOR_USERS := .venv/.for-users
