@@ -97,7 +97,7 @@ def task_explanation(report: TaskReport | FreeReport, first: str) -> list[str]:
         lines.append("There are too few rows for intervals.")
     else:
         lines.append(
-            "In brackets: 95 % intervals, drawn by row; a difference whose interval leaves out 0 is not chance."
+            "In brackets: 95 % intervals, drawn by row; a difference whose interval leaves out 0 is unlikely to be chance."
         )
     if any(line.kind == "best member" for line in report.sets[0].lines):
         lines.append("The best member was chosen on these very rows, which flatters it.")

@@ -103,7 +103,7 @@ def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]
     return [
         *lines,
         f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
-        "a difference whose interval leaves out 0 is not chance.",
+        "a difference whose interval leaves out 0 is unlikely to be chance.",
     ]
 
 

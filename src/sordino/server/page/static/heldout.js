@@ -96,7 +96,7 @@ export function gainBars(heldout) {
         dataset: { kind: own ? "own" : "", sign: gain < 0 ? "less" : "more" },
         style: `width: max(2px, ${share(gain)}%)`,
       }),
-      // Where the interval leaves out nought, the gain is not chance.
+      // Where the interval leaves out nought, the gain is unlikely to be chance.
       own && ends.length === 2 && ends[0] > 0
         ? el("span", { class: "whisker", style: `left: ${share(ends[0])}%; right: calc(100% - ${share(ends[1])}%)` })
         : null,
