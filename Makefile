@@ -60,14 +60,13 @@ test-lowest:
 gguf: install
 	PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python native/llama_wheel.py install
 
-# One version of SillyTavern against our server, and the page in a real browser. Needs node, npm and Chromium.
-SILLYTAVERN := 1.19.0
-AXE := 4.14.1
+# One version of SillyTavern against our server, the page in a real browser, and its modules read by ESLint. Needs node, npm and Chromium.
+E2E := sillytavern@1.19.0 axe-core@4.14.1 eslint@10.15.0 globals@17.14.0
 e2e: install models e2e-programs
 	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS) tests/e2e tests/several
 
 e2e-programs:
-	test -d .e2e/node_modules/sillytavern -a -d .e2e/node_modules/axe-core || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN) axe-core@$(AXE)
+	test -d .e2e/node_modules/eslint || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e $(E2E)
 
 bench: install models
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done

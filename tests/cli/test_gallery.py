@@ -81,7 +81,7 @@ def test_from_the_page_to_the_library(host: FileHost, library: Path, tmp_path: P
     ok("install", "keeper@my-voices", "--replace")
     assert cached(tmp_path) == []
     ok("gallery", "remove", "my-voices")
-    assert "No gallery was added" in ok("gallery", "list")
+    assert "No gallery has been added yet" in ok("gallery", "list")
     assert (library / "keeper.zip").is_file()
 
 

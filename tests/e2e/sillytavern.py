@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.browser import INSTALLED, NODE
 from tests.server.process import started
 from tests.waiting import WAIT, free_port, until
 
-INSTALLED = Path(os.environ.get("SORDINO_E2E", Path(__file__).parents[2] / ".e2e")) / "node_modules" / "sillytavern"
-NODE = shutil.which("node")
+TAVERN = INSTALLED / "sillytavern"
 
 NEEDED = [
     pytest.mark.e2e,
-    pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
+    pytest.mark.skipif(NODE is None or not TAVERN.is_dir(), reason="SillyTavern is not installed: make e2e"),
 ]
 
 
@@ -47,7 +46,7 @@ def tavern_at(folder: Path) -> Iterator[httpx.Client]:
                 *(NODE, "server.js", "--port", str(port), "--disableCsrf", "--browserLaunchEnabled", "false"),
                 *("--dataRoot", str(folder / "data"), "--configPath", str(folder / "config.yaml")),
             ],
-            cwd=INSTALLED,
+            cwd=TAVERN,
             stdout=log,
             stderr=subprocess.STDOUT,
         )

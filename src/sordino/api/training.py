@@ -40,7 +40,7 @@ def train(
     not given; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
     samples; speaker: whose turns of chat logs to learn; most_text: million characters that are read, of more a sample. With
-    neither steps nor minutes, the number of steps is chosen: as many as the texts want and about 5 minutes allow on this machine,
+    neither steps nor minutes, the number of steps is chosen: as many as suit the texts and fit into about 5 minutes here,
     300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
@@ -94,7 +94,7 @@ def distil(
 def resume(
     model: Model, folder: str | Path, *, overwrite: bool = False, on_event: OnEvent | None = None
 ) -> TrainResult:
-    """Resume a run that was stopped or killed, from its folder NAME.run: to the same bits as if it had never stopped.
+    """Resume a run that was stopped or killed, from its folder NAME.run, bit for bit as if it had never stopped.
 
     model: the one that the run began with. overwrite: replace the file, should there be one. Raises as `train`.
     """

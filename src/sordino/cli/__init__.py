@@ -222,5 +222,7 @@ def main(context: click.Context) -> None:
     folders = os.pathsep.join(map(str, default_folders()))
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')
     click.echo("Make   sordino train FOLDER_OF_TEXTS --out voice.zip; sordino demo shows the whole way")
-    click.echo("Serve  sordino serve, for OpenAI's clients; in KoboldAI as the file is, in PEFT after sordino convert")
+    click.echo(
+        "Serve  sordino serve, for OpenAI's clients; KoboldAI loads the file as it is, PEFT after sordino convert"
+    )
     click.echo(f"Your library of soft prompts: {folders}   (sordino --help lists all commands)")

@@ -26,9 +26,7 @@ _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", 
 
 @click.command()
 @text_options(
-    heldout_option(
-        "Texts to measure the blends between two soft prompts on; may be repeated, a line of the table each."
-    )
+    heldout_option("Texts to measure the blends between two soft prompts on; may be repeated, one table line for each.")
 )
 @setting_options(BlendConfig, given_as="config")
 @output_options(

@@ -63,8 +63,8 @@ def build(folder: Path, site: Path, title: str, url: str, as_json: bool) -> None
 def add(address: str, name: str, as_json: bool) -> None:
     """Add a gallery, or take over what it lists now.
 
-    URL: of the page, of its gallery.json, or of any page that links to .zip files; FILE: a text with such links. What is linked is
-    looked at, and nothing is run. What is new, gone or another file than when it was last added is printed.
+    URL: of the page, of its gallery.json, or of any page that links to .zip files; FILE: a text with such links. Linked files
+    are inspected, and nothing is run. What is new, gone or changed since the gallery was last added is printed.
     """
     from sordino.library.gallery.added import Galleries, found_at
     from sordino.library.gallery.web import Reach, Web
@@ -100,7 +100,7 @@ def list_(name: str, model: ModelChoice, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(one) for one in found])
     elif not found:
-        out.print("No gallery was added: sordino gallery add URL")
+        out.print("No gallery has been added yet: sordino gallery add URL")
     elif name or model.model:
         _show_entries(found, model)
     else:

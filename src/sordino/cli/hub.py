@@ -49,7 +49,7 @@ def search(words: tuple[str, ...], model: ModelChoice, limit: int, as_json: bool
     else:
         show_table(["install", "base model", "fit", "#tokens", "#downloads", "tags"], (_cells(*each) for each in found))
         err.print(
-            "What cards say, unchecked. `sordino install hf:USER/NAME` takes one in, `sordino show` says how well it fits."
+            "What cards say, unchecked. `sordino install hf:USER/NAME` installs one, `sordino show` says how well it fits."
         )
 
 

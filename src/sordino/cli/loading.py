@@ -79,7 +79,7 @@ class ModelChoice:
         """What is done with the linear layers: --quantise, or "offload". Raises ConfigError for both."""
         if self.offload and self.quantise:
             raise ConfigError(
-                "layers that are packed are in memory",
+                "quantised layers are kept in memory",
                 where="--offload",
                 got="--quantise too",
                 do="leave one of them out",
@@ -304,8 +304,8 @@ def _ask_to_convert(source: ModelSource) -> None:
     if needed is None:
         return
     err.print(
-        f"{one_line(source.name)} is quantised, and PyTorch runs it as float32: {needed.disk / 1e9:.1f} GB of the disk once and "
-        f"of memory at every run, {needed.memory / 1e9:.1f} GB of memory while it is converted."
+        f"{one_line(source.name)} is quantised, and PyTorch runs it as float32: {needed.disk / 1e9:.1f} GB on the disk, "
+        f"as much memory in every run, and {needed.memory / 1e9:.1f} GB of memory during the conversion."
     )
     if is_interactive():
         click.confirm("Convert it?", default=True, abort=True, err=True)

@@ -19,6 +19,7 @@ from sordino.cli.options import (
     paths_option,
     refuse_alone,
     setting_options,
+    was_given,
 )
 from sordino.cli.training_options import check_texts, training_text_options
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
@@ -95,7 +96,8 @@ def _check_components(names: Sequence[str], joint: int | None) -> None:
         raise ConfigError("out of range", where="--joint", expected=f"1 to {MAX_COMPONENTS}", got=joint)
     elif names:
         for flag, had in (("--tokens", "a length"), ("--kind", "a kind")):
-            refuse_alone(flag, needs=f"no --components, as they have {had} already,")
+            if was_given(flag):
+                raise ConfigError(f"the components have {had} already", where=flag, do="leave it out, or --components")
         if len(names) != joint:
             what = "give as many soft prompts as --joint says, or none"
             raise ConfigError(what, where=where, expected=joint, got=len(names))

@@ -43,7 +43,7 @@ class MixtureDisplay(Display):
             case JointStarted():
                 err.print(
                     f"Training {event.components} soft prompts together, from {one_line(event.how)}. "
-                    "It is not resumed: Ctrl-C throws it away."
+                    "It cannot be resumed: Ctrl-C discards it."
                 )
                 self._task, self._steps = self._bar.add_task("", total=event.steps, state=""), event.steps
                 self.show_bar(self._bar)

@@ -80,8 +80,8 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
     """Copy a soft prompt into the library, from a file, a gallery or the Hugging Face Hub.
 
-    SOURCE is a file or folder, a name; NAME@GALLERY (`sordino gallery`); https://.../voice.zip, which may end in #sha256=HASH; or
-    hf:USER/NAME[@REVISION], a repository of the Hugging Face Hub, of which `sordino search` lists some. Files of any format become
+    SOURCE is a file, a folder or a name; NAME@GALLERY (`sordino gallery`); https://.../voice.zip, which may end in #sha256=HASH; or
+    hf:USER/NAME[@REVISION], a repository of the Hugging Face Hub, as `sordino search` lists them. Files of any format become
     a .zip there, KV prompts a .kv.zip, mixtures a .mix.zip.
     """
     wanted = Wanted(name, index, replacing)
@@ -201,7 +201,7 @@ def convert(
         raise ConfigError(
             "no other format holds a mixture",
             where=path,
-            do="copy the file as it is, or convert its components, which are files of their own in it: unzip it",
+            do="copy the file as it is, or unzip it and convert its components, which are separate files",
         )
     loaded = formats.read_single(path, index=index, warn=warn)
     if model.model:

@@ -156,7 +156,7 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
 def ui(context: click.Context, model: ModelChoice, library: Library, access: Access) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
-    The same as `sordino serve --open`, which has more options; but where another program has the port, at the next free one.
+    The same as `sordino serve --open`, which has more options; but if another program has the port, this takes the next free one.
     """
     check_page()
     open_page(context, access, **vars(model), library=library)

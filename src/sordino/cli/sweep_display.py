@@ -21,7 +21,7 @@ _COLUMNS = (
     *("model", "run", "kind", "#tokens", "#lr", "init", "method", "#seed", "#steps", "ended"),
     *("#validation", "#held-out", "#bits a byte"),
 )
-_ENDS = {"steps": "at its end", "pruned": "among the worse, ended"}
+_ENDS = {"steps": "at its end", "pruned": "ended early, among the worse"}
 
 
 class SweepDisplay(Display):

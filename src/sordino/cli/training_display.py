@@ -179,7 +179,7 @@ class RunDisplay(Display):
         )
         if cost.wanted_steps > cost.steps:
             out.print(
-                f"That is what fits into about {MINUTES:.0f} minutes ({FEWEST_STEPS} steps at least). The texts are worth "
+                f"That is what fits into about {MINUTES:.0f} minutes ({FEWEST_STEPS} steps at least). The texts call for "
                 f"{cost.wanted_steps} steps: --steps {cost.wanted_steps} learns a little more, in {clock(cost.wanted_seconds)}."
             )
 

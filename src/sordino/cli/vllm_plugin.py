@@ -56,7 +56,7 @@ class SoftPrompts:
 
         if not engine_client.model_config.enable_prompt_embeds:
             raise ConfigError(
-                "vLLM was started without prompts of vectors", where="vllm serve", do="add --enable-prompt-embeds"
+                "vLLM was started without prompt embeddings", where="vllm serve", do="add --enable-prompt-embeds"
             )
         access = _access_of(args)
         model = await asyncio.to_thread(_described, args.model)

@@ -100,7 +100,7 @@ def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, fo
     and for a prompt with hold or strength or a KV prompt: `Model.from_transformers` runs those.
     """
     if not isinstance(prompt, SoftPrompt):
-        why = "transformers runs one prompt a text" if isinstance(prompt, Mixture) else "it has no vectors"
+        why = "transformers runs one prompt per text" if isinstance(prompt, Mixture) else "it has no vectors"
         raise ConfigError(
             f"a {prompt.kind} cannot be attached: {why}",
             where=prompt.metadata.name,

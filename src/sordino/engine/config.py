@@ -23,8 +23,8 @@ _MIB = 1 << 20
 class EngineOptions:
     """What runs a model, and in how much memory, in MiB."""
 
-    rows: int = setting(16, "Most requests that run at once.", low=1, high=256, unit="N")
-    queue: int = setting(256, "Most requests that wait.", low=0, high=100_000, unit="N")
+    rows: int = setting(16, "Maximum number of requests that run at once.", low=1, high=256, unit="N")
+    queue: int = setting(256, "Maximum number of requests that wait.", low=0, high=100_000, unit="N")
     kv_memory: float | None = setting(
         None, "Memory for running requests.", above=0, shown="a quarter of what is free", unit="MIB"
     )
@@ -32,7 +32,7 @@ class EngineOptions:
     runner: Literal["auto", "torch", "gguf", "vllm"] = setting(
         "auto",
         "What runs the model; auto: llama.cpp for a .gguf file on a CPU, PyTorch for what it cannot do and elsewhere; a line says "
-        "which. vllm: serve alone (pip install 'sordino[vllm]').",
+        "which. vllm: only for serve (pip install 'sordino[vllm]').",
     )
     vllm: tuple[str, ...] = setting(
         (), "A flag of vLLM's own, as in tensor-parallel-size=4; may be repeated.", unit="FLAG[=VALUE]"
@@ -92,7 +92,7 @@ class Sampling:
     min_tokens new tokens. banned: token sequences that cannot come: after all but the last token, the last one is left out.
     """
 
-    max_tokens: int = setting(120, "Most new tokens.", low=1, unit="N", short="-n")
+    max_tokens: int = setting(120, "Maximum number of new tokens.", low=1, unit="N", short="-n")
     temperature: float = setting(
         0.8,
         "Below 1 less random, above 1 more; 0 always takes the likeliest token.",
@@ -129,7 +129,7 @@ class Sampling:
     dynatemp_exponent: float = setting(1.0, "How the temperature follows the entropy.", low=0.01, high=100)
     smoothing_factor: float = setting(0.0, "Above 0: a parabola in place of the logits.", low=0, high=100)
     smoothing_curve: float = setting(1.0, "Above 1: the parabola falls faster far from the likeliest.", low=1, high=10)
-    min_tokens: int = setting(0, "Least new tokens.", low=0, high=_MOST, unit="N")
+    min_tokens: int = setting(0, "Minimum number of new tokens.", low=0, high=_MOST, unit="N")
     end: Literal["stop", "ignore", "forbid"] = setting("stop", "What an end-of-text token does.")
     banned: tuple[tuple[int, ...], ...] = ()
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)

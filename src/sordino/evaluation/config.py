@@ -19,7 +19,7 @@ BETWEEN: tuple[Between, ...] = get_args(Between)
 
 
 def limit_setting(default: int) -> int:
-    return setting(default, "Most tokens measured of a text, spread evenly; 0 for all.", low=0, unit="N")
+    return setting(default, "Measure at most this many tokens of a text, spread evenly; 0 for all.", low=0, unit="N")
 
 
 def row_tokens_setting() -> int:
@@ -27,7 +27,7 @@ def row_tokens_setting() -> int:
 
 
 def pass_tokens_setting() -> int:
-    help = "Most positions in one forward pass; lower it if memory runs out. The result is the same."
+    help = "Maximum number of positions in one forward pass; lower it if memory runs out. The result is the same."
     return setting(4096, help, low=1, unit="N")
 
 
@@ -142,7 +142,7 @@ class BlendConfig:
     """How soft prompts are blended, and how the losses between two of them are measured."""
 
     how: Literal["linear", "spherical", "concatenate"] = setting(
-        "linear", "Row by row, along a straight line or an arc that keeps norms; or one after the other."
+        "linear", "linear, spherical: row by row, along a line or a norm-keeping arc; concatenate: end to end."
     )
     points: int = setting(11, "Blends that are measured between the two.", low=2, high=101, unit="N")
     limit: int = limit_setting(2048)
@@ -162,7 +162,7 @@ class PruneConfig:
         None, "Keep as few as possible while the loss rises by at most this much.", low=0, shown="0.01", unit="NATS"
     )
     block: int | None = setting(
-        None, "Drop this many at a time.", low=1, shown="1; of more than 24 tokens, more", unit="N"
+        None, "Drop this many at a time.", low=1, shown="1; more if it has over 24 tokens", unit="N"
     )
     limit: int = limit_setting(1024)
     row_tokens: int = row_tokens_setting()
@@ -181,7 +181,11 @@ class InspectConfig:
     quick: bool = setting(False, "Words, norms and similarity only: nothing that needs a text.")
     words: int = setting(3, "Nearest words.", low=1, high=20, unit="N")
     limit: int | None = setting(
-        None, "Most tokens measured of a text.", low=0, shown="64 to 512; none where a soft prompt is long", unit="N"
+        None,
+        "Measure at most this many tokens of a text.",
+        low=0,
+        shown="64 to 512; none if a soft prompt is long",
+        unit="N",
     )
     row_tokens: int = row_tokens_setting()
     pass_tokens: int = pass_tokens_setting()

@@ -16,6 +16,7 @@ from typing import Any
 
 from sordino.errors import HubError
 from sordino.formats.folders import CONFIG, OUR_TENSORS, OURS, WEIGHTS
+from sordino.formats.json_text import MAX_JSON
 from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library.hub_names import HubReference, hub_errors
 from sordino.library.names import FORBIDDEN
@@ -28,7 +29,6 @@ _ENDINGS = (".zip", ".safetensors", ".npy")
 _ADAPTER = (CONFIG, WEIGHTS, OURS, OUR_TENSORS)
 # The largest matrix, 2,047 vectors of 65,536 numbers, is half of it.
 _MOST_BYTES = 1 << 30
-_MOST_JSON = 4 << 20
 _CHUNK = 1 << 20
 
 
@@ -158,15 +158,15 @@ def _checked(reference: HubReference, sibling: Any) -> HubFile:
     """Raises HubError for a file that is too large, or whose size or hash the Hub does not give."""
     lfs, size = sibling.lfs, sibling.size
     file = HubFile(sibling.rfilename, size or 0, lfs.sha256 if lfs else "", sibling.blob_id or "")
-    most = _MOST_JSON if file.name.endswith(".json") else _MOST_BYTES
+    most = MAX_JSON if file.name.endswith(".json") else _MOST_BYTES
     if not isinstance(size, int) or not (file.sha256 or file.git_hash):
         raise HubError(f"the Hub does not say what {file.name} is", where=reference, expected="its size and its hash")
     if not 0 < size <= most:
         raise HubError(
             f"{file.name} is too large for a soft prompt" if size else f"{file.name} is empty",
             where=reference,
-            expected=f"at most {most / 1e6:,.0f} MB",
-            got=f"{size / 1e6:,.0f} MB",
+            expected=f"at most {most / 1e6:,.1f} MB",
+            got=f"{size / 1e6:,.1f} MB",
         )
     return file
 

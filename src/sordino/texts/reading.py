@@ -162,7 +162,7 @@ def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tu
         tally.counts["lines"] += 1
         yield from _from_records(file, _json_lines(file.path, tally), speaker, tally)
         return
-    document = _parsed(text, file.path, "save records as JSONL, one object a line")
+    document = _parsed(text, file.path, "save records as JSONL, one object per line")
     channel = discord_rows(document)
     if isinstance(document, list):
         numbered = ((i, _object(item, f"{file.path}:{i}")) for i, item in enumerate(document, start=1))

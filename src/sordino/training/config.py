@@ -47,7 +47,7 @@ class ReadingConfig:
     )
     most_text: int = setting(
         32,
-        "Most text that is used, in million characters; of more, a sample by the seed.",
+        "Use at most this many million characters of text; if there are more, a sample drawn by the seed.",
         low=1,
         high=1_000_000,
         unit="N",
@@ -124,7 +124,7 @@ class TrainConfig:
         "Optimiser steps.",
         low=1,
         high=10_000_000,
-        shown="as many as the texts want and about 5 minutes allow, 300 at most",
+        shown="as many as suit the texts and fit into about 5 minutes, 300 at most",
         label="Steps",
     )
     batch: int = setting(4, "Examples per step.", low=1, high=100_000, label="Examples per step")
@@ -224,12 +224,12 @@ class TrainConfig:
     )
     optimiser: Literal["adam", "adafactor"] = setting(
         "adam",
-        "Adam, or Adafactor as T5's prompts were published, whose learning rate is a number by itself.",
+        "Adam, or Adafactor as for the published prompts of T5, with a learning rate that is not in units of the RMS.",
         label="Optimiser",
     )
     pass_tokens: int = setting(
         1024,
-        "Most positions in one forward pass; lower it if memory runs out. Only roundings change.",
+        "Maximum number of positions in one forward pass; lower it if memory runs out. Only rounding changes.",
         low=1,
         high=10_000_000,
         shown="1024; of several soft prompts on a GPU, what its memory holds",
@@ -245,7 +245,7 @@ class TrainConfig:
     measure: Measure = setting(
         "quick",
         "How the result is measured: within a quarter of the training's time, in full, or not at all.",
-        label="Measuring of the result",
+        label="Measurement of the result",
     )
     seed: int = seed_setting(label="Seed")
 

@@ -34,7 +34,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 class RecipeChoice:
     """A published recipe. A setting that is given comes before the recipe's."""
 
-    recipe: Literal["", "lester"] = setting("", "A published recipe's settings; those that are given come first.")
+    recipe: Literal["", "lester"] = setting(
+        "", "A published recipe's settings; settings that you give take precedence."
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

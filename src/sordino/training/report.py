@@ -57,7 +57,7 @@ _SMOOTHED_SHARE = 12
 @dataclass(frozen=True)
 class InspectionTable:
     """What an inspection of the soft prompt found. picture: a PNG, or nothing. sentences: on what it shows. columns, cells: what
-    is known of each virtual token beside its words, a row a token.
+    is known of each virtual token beside its words, one row per token.
     """
 
     picture: bytes

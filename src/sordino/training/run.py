@@ -161,7 +161,7 @@ def first_matrix(base: BaseModel, config: TrainConfig, data: TrainSet, started: 
 def estimate(
     runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION, strategy: Strategy = SINGLE_PROCESS
 ) -> Cost:
-    """Measure four real steps and an evaluation, discard their results, and estimate from them what the runs cost together.
+    """Measure a few real steps and an evaluation, discard their results, and estimate from them what the runs cost together.
 
     runs: on one base model, as long as each other; a step and an evaluation are those of all. The times are of the process that
     saves.

@@ -26,9 +26,9 @@ class DistilConfig:
         high=100_000,
         unit="N",
     )
-    length: int = setting(64, "Most tokens of a continuation.", low=4, high=4096, unit="N")
+    length: int = setting(64, "Longest continuation, in tokens.", low=4, high=4096, unit="N")
     steps: int = setting(80, "Optimiser steps.", low=1, high=10_000_000, unit="N")
-    batch: int = setting(6, "Continuations a step.", low=1, high=100_000, unit="N")
+    batch: int = setting(6, "Continuations per step.", low=1, high=100_000, unit="N")
     # None: `TrainConfig` has a default for each kind.
     lr: float = setting(
         cast("float", None),

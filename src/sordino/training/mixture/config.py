@@ -25,14 +25,16 @@ class FitConfig:
     row_tokens: int = setting(128, "Longest example, in tokens; longer texts are cut into several.", low=2, unit="N")
     context_tokens: int = setting(
         32,
-        "Of a text without a prompt: tokens that the rest is predicted from, and that the gate reads.",
+        "In a text without a prompt: how many tokens the rest is predicted from, and the gate reads.",
         low=0,
         unit="N",
     )
-    limit: int = setting(LIMIT, "Most tokens of each set that are measured, spread evenly; 0 for all.", low=0, unit="N")
+    limit: int = setting(
+        LIMIT, "Measure at most this many tokens of each set, spread evenly; 0 for all.", low=0, unit="N"
+    )
     gate: GateChoice = setting(
         "auto",
-        "Weights that depend on the text: kept where they are better on held-out texts, not tried, or kept in any case.",
+        "Weights that depend on the text. auto: kept if better on held-out texts; never: not tried; always: kept in any case.",
     )
     resamples: int = 10_000
     pass_tokens: int = pass_tokens_setting()

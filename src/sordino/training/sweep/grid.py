@@ -50,7 +50,9 @@ class Spec:
     seed: tuple[int, ...]
     rest: TrainConfig
     random: int = setting(0, "Try N combinations drawn at random.", low=0, shown="all of them", unit="N")
-    full: bool = setting(False, "Every run to its end, for plots; else the worse half ends at 1/8, 1/4 and 1/2.")
+    full: bool = setting(
+        False, "Train every run to its end, for plots; otherwise the worse half ends at 1/8, 1/4 and 1/2."
+    )
     split_seed: int = setting(
         0,
         "The seed of the split, which all runs share, and of --random.",

@@ -1,4 +1,4 @@
-"""What came of a sweep, as values: a line a run, a line a model, which run won, and what that says. Pure.
+"""What came of a sweep, as values: one line per run, one per model, which run won, and what that says. Pure.
 
 The claims are those of the ablations of Lester et al. 2021 (arXiv 2104.08691, section 3.2). Runs are compared that went to their
 end, each value with its best other settings (chosen on validation), on held-out texts.

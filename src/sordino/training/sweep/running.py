@@ -1,6 +1,6 @@
 """One base model's share of a sweep: its runs trained together, the worse ones given up early, the finished ones measured.
 
-Everything is in the model's folder: a folder a run, the checkpoint of all, and what they began with, so that a sweep that was
+Everything is in the model's folder: one folder per run, the checkpoint of all, and what they began with, so that a sweep that was
 stopped or killed goes on exactly.
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943): the worse half ends at 1/8, 1/4 and 1/2 of the steps. The runs

@@ -56,7 +56,7 @@ function show() {
     mixed = given.strength === null && !same(strengths);
   const { min, max, step, valueOf } = slider();
   Object.assign($("strength"), { min, max, step, value: valueOf(strength) });
-  const text = mixed ? "each its own" : `${rounded(strength)}`;
+  const text = mixed ? "varies" : `${rounded(strength)}`;
   $("strength").setAttribute("aria-valuetext", text);
   $("strength-shown").textContent = text;
   $("lamp-strength").textContent = `strength ${text}`;

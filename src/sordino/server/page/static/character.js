@@ -72,7 +72,7 @@ export function aboutLore(character, turns) {
         : "";
   return (
     `Lorebook: ${entries.length} ${entries.length === 1 ? "entry" : "entries"}, used when the last four turns name a ` +
-    `keyword; now ${used}.${left}`
+    `keyword; in use now: ${used}.${left}`
   );
 }
 

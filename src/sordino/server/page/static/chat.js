@@ -251,7 +251,7 @@ function answer(before) {
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended(`${STOPPED} The text so far is kept. Retry when it is back.`, "bad"),
+    lost: () => ended(`${STOPPED} The text so far is kept. Retry when the server is back.`, "bad"),
   };
   const onMessage = (message) => running === mine && handlers[message.is]?.(message);
   mine.stop = write({ chat }, onMessage, { max_tokens: answerTokens() });

@@ -163,7 +163,7 @@ export const measure = debounce(async () => {
       if (measured.texts)
         setStatus(
           $("train-cost"),
-          "Measuring three steps on this machine; writing goes first. You can press Train without waiting ...",
+          "Measuring a few steps on this machine; writing has priority. You can press Train without waiting ...",
         );
       await new Promise((done) => setTimeout(done, POLL));
       measured = await call(`ui/jobs/${draft.id}/look`);

@@ -15,7 +15,7 @@ export async function openOrAdd(files, endings, open, inMessage = null) {
     const json = /\.json$/i.test(file.name) && (await file.text().then(JSON.parse).catch(() => null));
     (endings.test(file.name) && typeof json?.tensor !== "string" ? opened : others).push(file);
   }
-  if (opened.length > MOST) toast(`${opened.length} files at once: to train on texts, drop them in Train.`, "bad");
+  if (opened.length > MOST) toast(`${opened.length} files are too many to open. To train on texts, drop them in Train.`, "bad");
   else for (const file of opened) await open(file);
   if (others.length) addFiles(others, inMessage);
 }

@@ -69,7 +69,7 @@ export function sentences(heldout) {
     found.push(`On texts in another voice the loss goes from ${none.toFixed(2)} to ${own.toFixed(2)}.`);
   const share = number(heldout.distilled?.kept);
   if (share !== null)
-    found.push(`It keeps ${percent(share)} of what ${count(heldout.distilled.text_tokens)} tokens of text do.`);
+    found.push(`It keeps ${percent(share)} of the effect of ${count(heldout.distilled.text_tokens)} tokens of text.`);
   return found;
 }
 

@@ -109,7 +109,7 @@ function sliders(title) {
         "span",
         { class: "soft" },
         mixture.gated
-          ? "The text decides the weights until you move one."
+          ? "The text decides the weights until you move a slider."
           : "For this tab only. The file does not change.",
       ),
     ),

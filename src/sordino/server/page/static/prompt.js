@@ -1,7 +1,7 @@
 // The page of one soft prompt: what it does, what was measured, what is in it, and what can be done with it.
 
 import { compareWith } from "./compare.js";
-import { $, call, download, el, fill, redraw, scrolling, table } from "./dom.js";
+import { $, NO_ANSWER, call, download, el, fill, redraw, scrolling, table } from "./dom.js";
 import { badge, canLoad } from "./fit.js";
 import { gainBars, keptCurve, numbers, pairs, sentences } from "./heldout.js";
 import { inside } from "./inside.js";

@@ -186,7 +186,7 @@ function turn() {
 /** A draft with the texts and settings of a run. Raises an Error. */
 async function again(job) {
   if (drafts.current())
-    throw new Error("New soft prompt already has texts. Train on them, or start over, first.");
+    throw new Error("The form already has texts. Train on them or start over first.");
   const draft = await call(`ui/jobs/${job.id}/again`, { method: "POST", json: {} });
   $("train-name").value = draft.name;
   origins(draft.settings.start_from ?? "");

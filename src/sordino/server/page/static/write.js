@@ -225,7 +225,7 @@ function generate(before) {
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended(`${STOPPED} The text so far is kept. Continue when it is back.`, "bad"),
+    lost: () => ended(`${STOPPED} The text so far is kept. Continue when the server is back.`, "bad"),
   };
   const mine = (running = { begun });
   mine.stop = write(text, (message) => running === mine && handlers[message.is]?.(message));
