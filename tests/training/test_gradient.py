@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sordino.forward import prefix
 from sordino.forward.packing import best_packings, pack
 from sordino.forward.prefix import encode_prefixes
 from sordino.forward.sources import PrefixSource
 from sordino.texts.examples import Example
+from sordino.training import gradient
 from sordino.training.gradient import Batch, group_pass_tokens, losses_and_gradients, mean_nlls, shared_passes
 from tests.parity.plain import plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
@@ -174,3 +176,54 @@ def test_the_gradient_is_that_of_plain_concatenation_with_bos_where_it_belongs(f
     plain.backward()
     assert loss == pytest.approx(plain.item(), abs=1e-5)
     assert float((matrix.grad - plain_matrix.grad).norm() / plain_matrix.grad.norm()) <= 1e-5
+
+
+def _subnormal(tensors) -> int:
+    smallest = torch.finfo(torch.float32).tiny
+    return sum(int(((t != 0) & (t.abs() < smallest)).sum()) for t in tensors)
+
+
+class _Products(TorchDispatchMode):
+    """Counts the subnormal numbers that products of matrices get."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.mm.default:
+            self.count += _subnormal(args[:2])
+        return function(*args, **(kwargs or {}))
+
+
+def test_behind_a_saturated_attention_products_get_few_subnormal_numbers(monkeypatch):
+    """Processors may take a hundred times as long for them."""
+    base = tiny_base("t5", dtype=torch.float32)
+    for name, weight in base.network.named_parameters():
+        if "SelfAttention.q" in name:
+            weight.data *= 60
+    counts = []
+    for scale in (1.0, gradient.SCALE):
+        monkeypatch.setattr(gradient, "SCALE", scale)
+        source = PrefixSource(start_of(base).requires_grad_(), "start")
+        examples = [replace(example, input=12) for example in _examples(base, (24,) * 6, 0)]
+        with _Products() as products:
+            losses_and_gradients(base, [Batch(source, examples)], 10_000)
+        counts.append(products.count)
+    assert counts[1] * 20 < counts[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "t5"])
+@pytest.mark.parametrize("pass_tokens", [10_000, 16])
+def test_the_scale_of_the_backward_pass_changes_no_bit(family, dtype, pass_tokens, monkeypatch):
+    base = tiny_base(family, dtype=dtype)
+    examples = _examples(base, (9, 12, 7), 0)
+    if base.encoder_decoder is not None:
+        examples = [replace(example, input=4) for example in examples]
+    found = []
+    for scale in (1.0, gradient.SCALE):
+        monkeypatch.setattr(gradient, "SCALE", scale)
+        matrix = start_of(base).requires_grad_()
+        losses_and_gradients(base, [Batch(PrefixSource(matrix, "start"), examples)], pass_tokens)
+        found.append(matrix.grad)
+    assert torch.equal(*found)
+    assert found[0].abs().max() > 0

@@ -35,6 +35,10 @@ from sordino.texts.examples import Example
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, most, share_of_runs
 
 MAX_POSITIONS = 65_536
+# The loss is multiplied by it before the backward pass, and what arrives at a matrix is divided. Behind a saturated attention, as
+# T5's, gradients fall below the normal numbers, and Intel's processors multiply those at a fifth of the speed or less (LOG.md). A
+# power of two changes no other bit.
+SCALE = 2.0**80
 # The fixed cost of one pass of an encoder-decoder, in positions: on a CPU, on a GPU.
 _OWN_PASS = (64, 8192)
 
@@ -110,6 +114,9 @@ def accumulate(
     losses_of: from the float32 NLL [N] of a pass's labelled tokens, in row order, to its share of the losses.
     """
     network = base.network
+    # GPUs do not slow down, and float16 would overflow.
+    scale = 1.0 if base.device.type != "cpu" or base.dtype == torch.float16 else SCALE
+    sources = [_divided(source, scale) for source in sources]
     if len(parts) == 1:
         (part,) = parts
         if base.encoder_decoder is not None or any(source.kv for source in sources):
@@ -118,7 +125,7 @@ def accumulate(
             embeds, spans = [source.embeds(base) for source in sources], spans_of(base, sources)
             nll_N = nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT, spans, part.soft)
         losses = losses_of(nll_N, part)
-        losses.sum().backward()
+        (losses.sum() * scale).backward()
         return losses.detach().cpu().double()
     prefixes = encode_sources(base, sources)
     leaves = prefixes.as_leaves()
@@ -126,10 +133,18 @@ def accumulate(
     for part in parts:
         nll_N = nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT, part.soft)
         losses = losses_of(nll_N, part)
-        losses.sum().backward()
+        (losses.sum() * scale).backward()
         total = total + losses.detach().cpu().double()
     back_propagate(prefixes.tensors(), leaves.tensors())
     return total
+
+
+def _divided(source: PrefixSource, by: float) -> PrefixSource:
+    """The same prefix, whose matrix gets its gradient divided by a power of two."""
+    matrix_PW = source.matrix_PW.view_as(source.matrix_PW)
+    if matrix_PW.requires_grad:
+        matrix_PW.register_hook(lambda grad_PW: grad_PW / by)
+    return source.of(matrix_PW)
 
 
 def hand_back(batches: Sequence[Batch], leaves: Sequence[Tensor], losses: Tensor, strategy: Strategy) -> None:
