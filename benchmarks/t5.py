@@ -2,13 +2,15 @@
 
     train       a small T5 of our own (benchmarks.t5_model), kept in the user's cache: 20 minutes
     steps       seconds and peak memory of a training step, against PEFT's: rows of one length, and ragged reviews
-    quality     reviews, good or bad: prompt tuning here, with --recipe lester and with PEFT, and full fine-tuning, equal steps
+    quality     a task with two labels: prompt tuning here, with --recipe lester and with PEFT, and full fine-tuning, equal steps
     ablations   1, 5, 20 and 100 virtual tokens, four starts, before the model learnt prefixes, ensembles: what Lester et al. claim
 
+--task: reviews, good or bad; or authors (benchmarks.authors), which a model of our own learns more of.
 With --model it is any T5 that Sordino loads, and "before the model learnt prefixes" is --before.
 
     python -m benchmarks.t5 --stage train                    20 minutes; steps take 2 on two idle cores
     python -m benchmarks.t5 --stage steps quality ablations
+    python -m benchmarks.t5 --stage quality ablations --task authors
     python -m benchmarks.t5 --stage train steps quality ablations --minutes 0.2 --steps 3 --limit 20 --rounds 2 --dry
     python -m benchmarks.t5 --stage quality ablations --model google/t5-v1_1-small --before "" --corpus FOLDER
 """
@@ -53,6 +55,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20, help="training of the model; which one is taken later")
     parser.add_argument("--before", default=None, help='the model before it learnt prefixes ("": there is none)')
     parser.add_argument("--steps", type=int, default=300, help="of every tuning")
+    parser.add_argument("--task", choices=["reviews", "authors"], default="reviews")
     parser.add_argument("--limit", type=int, default=0, help="held-out rows (0: all of them)")
     parser.add_argument("--dry", action="store_true", help="write no results")
     for name in ("side", "rows", "tokens"):
@@ -68,7 +71,8 @@ def stored(options: argparse.Namespace, stage: str, device: torch.device, rows: 
     if options.dry:
         print(json.dumps(rows, indent=1))
     else:
-        save(f"t5-{stage}", device, rows)
+        named = stage if options.task == "reviews" else f"{stage}-{options.task}"
+        save(f"t5-{named}", device, rows)
 
 
 if __name__ == "__main__":

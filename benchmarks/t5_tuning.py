@@ -1,4 +1,4 @@
-"""Tuning on reviews for benchmarks.t5: here, with PEFT, and all of the model; and the ablations of Lester et al. (2021).
+"""Tuning on a task of two labels for benchmarks.t5: here, with PEFT, and all of the model; and Lester et al.'s ablations (2021).
 
 Every claim is judged by the NLL of the right label among the labels, on the same held-out rows, pair by pair: it held, or did not,
 where a 95 % interval says so. Accuracy alone cannot tell two prompts apart that both give the commoner label.
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSeq2SeqLM
 
+from benchmarks.authors import author_rows
 from benchmarks.t5_model import ROW, batches, padded
 from sordino.evaluation.answers import score_rows
 from sordino.evaluation.conditions import no_prompt, soft_prompt
@@ -43,7 +44,7 @@ BATCH, TOKENS, MEMBERS = 32, 20, 5
 
 @dataclass(frozen=True)
 class Task:
-    """A model, and the reviews that it is tuned and measured on."""
+    """A model, and the rows that it is tuned and measured on."""
 
     base: BaseModel
     training: Sequence[Piece]
@@ -54,7 +55,7 @@ class Task:
         if not model.count("/") == 1 and not Path(model).exists():
             raise SystemExit(f"{model} is not there: run --stage train with the same --minutes")
         base = load(model, device=options.device, dtype=options.dtype)
-        training, heldout = (read_pieces([options.corpus / f"{name}.jsonl"]).pieces for name in ("train", "heldout"))
+        training, heldout = (rows_of(options.task, options.corpus, part) for part in ("train", "heldout"))
         return Task(base, training, heldout[: options.limit or None])
 
     @property
@@ -77,9 +78,15 @@ class Task:
         return dict(zip(("no prompt", *prompts), scored, strict=True))
 
 
+def rows_of(task: str, corpus: Path, part: str) -> Sequence[Piece]:
+    if task == "authors":
+        return author_rows(corpus.parent, part)
+    return read_pieces([corpus / f"{part}.jsonl"]).pieces
+
+
 @dataclass(frozen=True)
 class Scores:
-    """logp_NL: of each label, one of which is right, for each held-out review."""
+    """logp_NL: of each label, one of which is right, for each held-out row."""
 
     logp_NL: Values
     right_N: NDArray[Any]
@@ -119,7 +126,7 @@ def ours(task: Task, steps: int, *, recipe: str = "", **given: Any) -> SoftPromp
     examples = task.examples
     start = initialise(task.base, config, form_of(task.base, config), examples, ())
     with tempfile.TemporaryDirectory() as folder:
-        run = Run("", TrainSet(examples, (), "reviews"), config, Path(folder), start.matrix_PD)
+        run = Run("", TrainSet(examples, (), "rows"), config, Path(folder), start.matrix_PD)
         *_, finished = train(task.base, run)
     return prompt_of(task.base, finished.matrix_PD)  # type: ignore[union-attr]
 

@@ -62,7 +62,7 @@ def test_layers_are_packed_or_left_on_the_disk() -> None:
         "offload",
     ]
     assert loading.ModelChoice().layers is None
-    with pytest.raises(ConfigError, match="--offload: layers that are packed are in memory; got --quantise too"):
+    with pytest.raises(ConfigError, match="--offload: quantised layers are kept in memory; got --quantise too"):
         loading.ModelChoice(quantise="nf4", offload=True).load()
 
 

@@ -128,7 +128,7 @@ def test_components_may_be_kv_prompts(library: Path, tmp_path: Path) -> None:
     ok(*fit, *both, "--joint", 2, "--steps", 2, "--out", "k.mix.zip", "--force")
     kept = read(Path("k.mix.zip"))
     assert [prompt.kind for prompt in kept.components] == ["KV prompt", "embedding prompt"]
-    assert "the components have a kind already" in refused(
+    assert "the components already have a kind" in refused(
         *fit, *both, "--joint", 2, "--kind", "kv", "--out", "l.mix.zip"
     )
     assert "--joint" in refused(*fit, *both, "--kind", "kv", "--out", "l.mix.zip")

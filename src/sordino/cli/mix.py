@@ -97,7 +97,7 @@ def _check_components(names: Sequence[str], joint: int | None) -> None:
     elif names:
         for flag, had in (("--tokens", "a length"), ("--kind", "a kind")):
             if was_given(flag):
-                raise ConfigError(f"the components have {had} already", where=flag, do="leave it out, or --components")
+                raise ConfigError(f"the components already have {had}", where=flag, do="leave it out, or --components")
         if len(names) != joint:
             what = "give as many soft prompts as --joint says, or none"
             raise ConfigError(what, where=where, expected=joint, got=len(names))

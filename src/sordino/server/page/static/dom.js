@@ -47,6 +47,13 @@ export function disable(control, isDisabled, other = null) {
   if (had && isDisabled) other?.focus();
 }
 
+/** Let what is chosen have the focus when a panel opens. The event comes later than the panel: somebody may be in it already. */
+export function focusChosen(panel, chosen) {
+  panel.addEventListener("toggle", ({ newState }) => {
+    if (newState === "open" && !panel.contains(document.activeElement)) panel.querySelector(chosen)?.focus();
+  });
+}
+
 /** A wide element that scrolls by itself. */
 export const scrolling = (label, child) =>
   el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, child);

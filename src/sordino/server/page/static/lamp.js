@@ -1,6 +1,6 @@
 // The lamp's panel: the soft prompts to choose from. What is chosen is in status.js.
 
-import { $ } from "./dom.js";
+import { $, focusChosen } from "./dom.js";
 import { byFit } from "./fit.js";
 import { live } from "./live.js";
 import { options } from "./options.js";
@@ -13,9 +13,7 @@ export function startLampPanel() {
   panel.prepend(list.element);
   choice.addEventListener("change", show);
   $("unload").addEventListener("click", () => choice.choose(NONE));
-  panel.addEventListener("toggle", ({ newState }) => {
-    if (newState === "open") panel.querySelector("#choices :checked")?.focus();
-  });
+  focusChosen(panel, "#choices :checked");
   panel.addEventListener("click", ({ target }) => target.closest("a") && panel.hidePopover());
   show();
 }

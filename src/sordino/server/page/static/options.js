@@ -1,6 +1,6 @@
 // A list to choose from: radios, or boxes to tick; and above a few of them a search.
 
-import { el, redraw, setStatus } from "./dom.js";
+import { el, focusChosen, redraw, setStatus } from "./dom.js";
 import { menu } from "./menu.js";
 
 // More than these can be searched.
@@ -65,9 +65,7 @@ export function chooser(id, label, choose) {
     element = menu(label, [list.element], text),
     [button, panel] = element.children;
   button.id = id;
-  panel.addEventListener("toggle", ({ newState }) => {
-    if (newState === "open") panel.querySelector(":checked")?.focus();
-  });
+  focusChosen(panel, ":checked");
   // With the arrow keys one looks at several: the pointer, or Enter, decides.
   panel.addEventListener("click", ({ detail, target }) => detail && target.closest(".option") && panel.hidePopover());
   panel.addEventListener("keydown", (event) => {
