@@ -10,8 +10,8 @@ import pytest
 
 from tests.e2e.browser import INSTALLED, NODE
 
-DATA = Path(__file__).parents[2] / "src" / "sordino"
-FOLDERS = (DATA / "server" / "page" / "static", DATA / "data" / "gallery")
+PACKAGE = Path(__file__).parents[2] / "src" / "sordino"
+FOLDERS = (PACKAGE / "server" / "page" / "static", PACKAGE / "data" / "gallery")
 
 pytestmark = [
     pytest.mark.e2e,
